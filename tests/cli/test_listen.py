@@ -107,6 +107,7 @@ def test_a_file_through_the_pipe_is_refused(monkeypatch, capsys):
         (["x.wav", "--microphone", "hw:0"], "--microphone"),
         (["x.wav", "--system-sound"], "--system-sound is instead of x.wav"),
         (["x.wav", "--log", "/nowhere/at/all.jsonl"], "no folder"),
+        (["x.wav", "--log", "/"], "--log / is a folder; name a file in it"),
         (["x.wav"], "x.wav does not exist"),
         (["--microphone", "nobody-has-this"], "--microphone"),
     ],

@@ -293,6 +293,10 @@ def test_a_model_that_was_pushed_is_downloaded_whole(hub: Hub, tmp_path: Path) -
     shown = run(hub, tmp_path, "models", "push", str(model), "someone/prompts", "--dry-run")
     assert "license: cc-by-sa-3.0\nlanguage:\n- de\n- en" in shown.out
     assert "llm/chat_template.jinja" in shown.out
+    as_json = run(hub, tmp_path, "models", "push", str(model), "someone/prompts", "--dry-run", "--json")
+    values = json.loads(as_json.out)
+    assert values["page"] == shown.out.partition("\nfile")[0]
+    assert "llm/chat_template.jinja" in values["files"]
     assert not hub.received
 
     hub.token = TOKEN

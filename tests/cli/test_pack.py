@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from typer.testing import CliRunner
 
 from sprachbund.cli import build_app, main
@@ -42,6 +44,13 @@ def test_export_says_that_it_reads_no_tar_shards(corpus: Path, tmp_path: Path) -
         assert says in str(result.exception)
 
 
+def test_a_corpus_is_not_packed_into_its_own_folder(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(path.name for path in corpus.iterdir())
+    assert main(["data", "pack", str(corpus), "--out", str(corpus)]) == 1
+    assert f"{corpus} holds a corpus, which would be there twice" in capsys.readouterr().err
+    assert sorted(path.name for path in corpus.iterdir()) == before
+
+
 def test_a_seed_below_zero_is_refused(corpus: Path, tmp_path: Path) -> None:
     given = ["data", "pack", str(corpus), "--out", str(tmp_path / "packed"), "--seed", "-1"]
     assert CliRunner().invoke(build_app(), given).exit_code == 2
@@ -65,6 +74,38 @@ def test_a_phrasebook_goes_on_with_the_same_sentences_wherever_they_are(
     assert "book was begun with sentences_sha256" in capsys.readouterr().err
     assert main([*wanted[:3], *wanted[5:]]) == 2  # without tables
     assert "book was begun with sentence_share" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command", [("make", "phrasebook"), ("make", "outside"), ("make", "mixed"), ("prepare", "asterisk")]
+)
+def test_recordings_that_were_prepared_stay_what_they_are(
+    command: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own, out = tmp_path / "own", tmp_path / "prepared"
+    own.mkdir()
+    for number in range(6):
+        soundfile.write(own / f"{number}.wav", np.zeros(1600, np.float32), 16_000)
+        (own / f"{number}.txt").write_text(f"sentence {number}\n")
+    prepare = ["data", "prepare", "folder", str(own), "--language", "en", "--dev-share", "0.4"]
+    assert main([*prepare, "--licence", "mine", "--out", str(out)]) == 0
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert main(["data", *command, "--out", str(out)]) == 2
+    assert f"{out} holds" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_what_is_made_is_not_taken_up_by_another_corpus_of_that_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sprachbund.corpora.editions.make_edition", lambda *_, **__: None)
+    monkeypatch.setattr("sprachbund.data.synthesisers.check_synthesizers", lambda *_: [])
+    out = str(tmp_path / "corpus")
+    assert main(["data", "make", "phrasebook", "--seed", "7", "--out", out]) == 0
+    assert main(["data", "make", "outside", "--seed", "7", "--out", out]) == 2
+    assert "was begun with corpus phrasebook, not outside" in capsys.readouterr().err
+    assert main(["data", "prepare", "asterisk", "--out", out]) == 2
+    assert "holds another corpus, begun with made.json" in capsys.readouterr().err
 
 
 def test_an_exported_cut_set_holds_the_corpus_and_comes_back(corpus: Path, tmp_path: Path) -> None:

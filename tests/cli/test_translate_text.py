@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,16 @@ def test_standard_input_is_read(model: Path, monkeypatch: pytest.MonkeyPatch) ->
         content = f"{mark}abc\nfade\n".encode()
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
         assert translated(model, "--texts", "-") == expected
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_a_pipe_is_read_as_a_file(model: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "texts"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=("abc\nfade\n",), daemon=True)
+    writer.start()
+    assert translated(model, "--texts", pipe) == translated(model, "--text", "abc", "--text", "fade")
+    writer.join(10)
 
 
 def test_json_says_what_was_found(model: Path) -> None:

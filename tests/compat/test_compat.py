@@ -157,6 +157,7 @@ def test_parameters_of_voice_activity_are_options_of_spans() -> None:
         ({"task": "summarise"}, "task='summarise' is unknown; give transcribe or translate"),
         ({"temperature": 3}, "temperature=3 is not between 0 and 1"),
         ({"beams": 4}, "no argument 'beams'"),
+        ({"initial_prompt": [50364, 7]}, "is no text to show to the model; give text"),
         ({"language": "tlh"}, "tlh"),
     ],
 )

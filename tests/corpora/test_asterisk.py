@@ -26,7 +26,7 @@ from sprachbund.corpora.asterisk.prompts import (
     without_rumble,
 )
 from sprachbund.corpora.asterisk.transcripts import clean, read_transcripts
-from sprachbund.data.manifest import Manifest
+from sprachbund.data.manifest import Manifest, ManifestWriter, corpora_in
 from sprachbund.errors import SprachbundError
 from tests.corpora import asterisk_tree
 
@@ -224,6 +224,37 @@ def test_prepare_writes_manifests_that_lhotse_reads(tree: Path, tmp_path: Path) 
     np.testing.assert_allclose(cut.load_audio()[0], samples, atol=2e-4)
     info = json.loads((out / "train" / "dataset.json").read_text())
     assert "Allison Smith" in info["attribution"]["asterisk-en-allison"]
+
+
+def one_utterance(folder: Path, name: str) -> None:
+    with ManifestWriter(folder) as writer:
+        samples = np.zeros(1600, np.float32)
+        writer.add(samples, text="hello", language="en", speaker="", utterance_id=name)
+
+
+def test_prepare_replaces_its_own_parts_and_no_other_corpus(tree: Path, tmp_path: Path) -> None:
+    one_utterance(tmp_path / "own" / "train", "mine")
+    with pytest.raises(SprachbundError, match=r"own holds another corpus; name a new folder"):
+        prepare(tmp_path / "own", tree)
+    assert [entry.id for entry in Manifest(tmp_path / "own" / "train")] == ["mine"]
+    prepare(tmp_path / "out", tree)
+    one_utterance(tmp_path / "out" / "unheard", "asterisk-it-menardi-vm-intro")
+    prepare(tmp_path / "out", tree, languages=["en"])
+    entries = [entry for part in corpora_in(tmp_path / "out") for entry in Manifest(part)]
+    assert {entry.language for entry in entries} == {"en"}
+    assert not any(entry.id.startswith("asterisk-it") for entry in entries), (
+        "no recording of unheard is there now"
+    )
+
+
+def test_prepare_refuses_a_part_of_another_corpus(tree: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    prepare(out, tree)
+    info = json.loads((out / "train" / "dataset.json").read_text())
+    (out / "train" / "dataset.json").write_text(json.dumps(info | {"name": "phrasebook/tiny/train"}))
+    with pytest.raises(SprachbundError, match="train holds another corpus, phrasebook/tiny/train"):
+        prepare(out, tree)
+    assert len(Manifest(out / "train"))
 
 
 def test_deb_files_are_unpacked(tree: Path, tmp_path: Path) -> None:

@@ -118,6 +118,26 @@ def test_wording_of_a_test_is_left_out_alone_and_within(wheel: Path, tmp_path: P
     assert not forbidden.holds("goodbye and thank you")
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("translations/en.json", b'{"a": "Hello"'),
+        ("de/LC_MESSAGES/django.po", b'msgid "Good"\nmsgstr "G\xfct"\n'),
+    ],
+)
+def test_a_catalogue_that_cannot_be_read_is_named(tmp_path: Path, name: str, content: bytes) -> None:
+    path = tmp_path / "source" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    with pytest.raises(SprachbundError, match=f"source: {name} cannot be read .*; mend it, or leave it out"):
+        make_sentences([tmp_path / "source"], ("en", "de"), tmp_path / "out")
+
+
+def test_tables_without_english_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SprachbundError, match=r"the languages de, fr lack en, .*; add it"):
+        make_sentences([], ("de", "fr"), tmp_path / "out", composed=10)
+
+
 def test_composed_sentences_are_the_same_with_the_same_seed(tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         counts = make_sentences([], LANGUAGES, tmp_path / name, composed=300, seed=seed)

@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sprachbund.corpora.editions import edition, make_part
+from sprachbund.corpora.editions import edition, make_edition, make_part
+from sprachbund.corpora.mixed import MixedSpeechOptions, make_mixed
+from sprachbund.corpora.outside import Outside, make_outside
 from sprachbund.data.making import MAX_KILLS, make_shards
 from sprachbund.data.manifest import Manifest, ManifestWriter
 from sprachbund.data.synthesis import SynthesisError
@@ -117,6 +119,25 @@ def test_what_the_synthesiser_lacks_is_reported(tmp_path: Path) -> None:
 
     with pytest.raises(SprachbundError, match="cannot be made: festival is not installed"):
         make_shards(tmp_path / "one", 1, partial(utterances, missing))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda folder: make_edition(folder, edition("tiny", train_utterances=4), workers=1),
+        lambda folder: make_outside(folder, Outside(per_kind=1), workers=1),
+        lambda folder: make_mixed(folder, MixedSpeechOptions(), workers=1),
+    ],
+)
+def test_another_corpus_is_not_taken_for_the_one_that_is_made(
+    make: Callable[[Path], None], tmp_path: Path
+) -> None:
+    writer = ManifestWriter(tmp_path / "dev")
+    writer.add(np.zeros(1600, np.float32), text="one", language="en", speaker="", utterance_id="a")
+    writer.close({"name": "mine"})
+    with pytest.raises(SprachbundError, match="dev holds another corpus, mine; name a new folder"):
+        make(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["dev"]
 
 
 def test_an_edition_is_the_same_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

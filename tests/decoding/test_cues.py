@@ -4,7 +4,7 @@ import itertools
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sprachbund.decoding.formats import (
@@ -47,6 +47,20 @@ def test_cues_hold_all_the_text_in_short_lines_inside_the_segment(words, start_s
     if cues:
         assert times[0] == pytest.approx(start_s)
         assert times[-1] == pytest.approx(start_s + length_s)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([1, 2, 8, 30, 38, 42, 60]), st.sampled_from(["", ",", "."])), max_size=12
+    )
+)
+@example([(8, ""), (8, ""), (8, ","), (14, ""), (42, ""), (1, "")])
+def test_cues_of_words_as_long_as_lines_have_two_lines(sizes: list[tuple[int, str]]) -> None:
+    text = " ".join("x" * size + mark for size, mark in sizes)
+    cues = cues_of(segment(text))
+    assert "".join("".join(line.split()) for c in cues for line in c.lines) == "".join(text.split())
+    assert all(len(cue.lines) <= MAX_LINES for cue in cues)
+    assert all(len(line) <= MAX_LINE_CHARACTERS for cue in cues for line in cue.lines)
 
 
 @given(

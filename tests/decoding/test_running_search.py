@@ -9,7 +9,7 @@ import pytest
 
 from sprachbund.decoding.drafts.base import Draft
 from sprachbund.decoding.drafts.network import NativeMedusaRun
-from sprachbund.decoding.native_search import NativeSearch, RunningSearch
+from sprachbund.decoding.native_search import NativeSearch, RunningSearch, _Slots
 from sprachbund.decoding.search import SearchRequest, StartedSearch
 from sprachbund.decoding.speculation import Speculation
 from sprachbund.decoding.state import Hypothesis
@@ -17,6 +17,7 @@ from sprachbund.engines.extension import choose_instruction_set, native
 from sprachbund.engines.native_engine import NativeDecoder
 from sprachbund.engines.options import NativeOptions
 from sprachbund.engines.packing import pack_decoder
+from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Target
 from tests.decoding.test_native_search import heads_on, map_of
 from tests.decoding.test_speculative import PLAIN, flat
@@ -174,6 +175,32 @@ def test_a_search_that_leaves_makes_room_and_changes_no_other() -> None:
         RunningSearch(cast(NativeDecoder, family.decoder), 1).add(
             NativeSearch(_two_rows(family).batch, [[2], [3]])
         )
+
+
+def test_a_search_for_which_there_is_no_memory_takes_no_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    family, random = native_family(), np.random.default_rng(6)
+    asked = requests_of(family, 12, random)
+    alone = [request.run() for request in asked]
+    running = RunningSearch(cast(NativeDecoder, family.decoder), 4)
+    with monkeypatch.context() as patch:
+        patch.setattr(_Slots, "_cache_for", _no_memory)
+        for _ in range(3):
+            with pytest.raises(SprachbundError, match="not enough memory"):
+                running.add(NativeSearch(_two_rows(family).batch, [[2], [3]]))
+            assert running.num_free == 4
+    for request, wanted in zip(asked, alone, strict=True):
+        started = request.start()
+        assert started is not None
+        rows = started.native_rows()
+        assert rows is not None
+        started.join(rows, running)
+        while not running.run(1000):
+            pass
+        assert started.result(rows) == wanted
+
+
+def _no_memory(*_: object) -> None:
+    raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 10 bytes")
 
 
 def _two_rows(family: TinyFamily) -> StartedSearch:

@@ -9,7 +9,11 @@ from sprachbund.engines import benchmark as measure
 from sprachbund.engines.benchmark import SpeedJob, bytes_per_token, measure_speed, peak_mib, read_gb_per_s
 from sprachbund.engines.choice import engine_for
 from sprachbund.errors import SprachbundError
+from sprachbund.models.conformer.checkpoints import assemble, read_transformers
+from sprachbund.models.io import save
 from tests.engines.support import needs_native
+from tests.models import split_support
+from tests.models.transducer_checkpoints import made_model, write_transformers
 from tests.models.whisper_support import TINY, make_directory, with_tokens
 
 
@@ -102,3 +106,22 @@ def test_the_most_held_sees_a_large_tensor() -> None:
 def test_jobs_that_cannot_be(fields: dict[str, object], message: str) -> None:
     with pytest.raises(SprachbundError, match=message):
         SpeedJob(**{"engine": "torch", "model": "bundled", **fields})  # type: ignore[arg-type]
+
+
+def test_a_decoder_that_is_split_by_language_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = split_support.make_split_model(
+        split_support.make_split(split_support.DECODER, side="target"), max_tokens=40
+    )
+    save(split, tmp_path)
+    monkeypatch.setattr(measure, "read_gb_per_s", lambda: 10.0)
+    assert measure_speed(job(tmp_path)).window.token_ms > 0
+
+
+def test_a_model_that_writes_by_frames_is_refused(tmp_path: Path) -> None:
+    write_transformers(tmp_path / "public", made_model(prompted=True))
+    model = assemble(read_transformers(tmp_path / "public"), ["en", "de"])
+    save(model, tmp_path / "model")
+    with pytest.raises(SprachbundError, match="writes by frames"):
+        measure_speed(job(tmp_path / "model"))

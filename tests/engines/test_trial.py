@@ -17,6 +17,7 @@ from sprachbund.engines.trial import Candidate, Trial, TrialFile, fastest, threa
 from sprachbund.models.base import Family
 from sprachbund.models.io import load
 from tests.engines.support import needs_native
+from tests.models import speech_llm_support
 from tests.models.whisper_support import TINY, make_directory, make_transformers_model, transplanted
 
 GB = 10**9
@@ -286,3 +287,22 @@ def test_the_command_keeps_torch_within_a_quota(monkeypatch: pytest.MonkeyPatch)
 def test_every_engine_is_a_candidate_or_left_out_on_purpose() -> None:
     known = set(EngineChoice.__args__)  # type: ignore[attr-defined]
     assert known - {*choice._EXACT, *choice._ROUNDED} == {"auto", "native-int4"}
+
+
+@needs_native
+def test_models_that_read_the_languages_first_are_tried() -> None:
+    model = speech_llm_support.make_model()
+    tried, family = try_candidates(
+        [
+            Candidate(engine="torch", build=lambda: model, num_bytes=0),
+            Candidate(
+                engine="native",
+                build=lambda: engine_for(model, "native", threads=1).family,
+                num_bytes=0,
+                threads=1,
+            ),
+        ]
+    )
+    assert tried.refused == {}
+    assert tried.short_s.keys() == {"torch", "native 1"}
+    assert family is not None

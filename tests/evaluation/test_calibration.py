@@ -156,6 +156,17 @@ def test_measured_rates_are_those_counted_by_hand():
     assert signals["all"] >= signals["mean log probability"]
 
 
+@pytest.mark.filterwarnings("error")
+def test_texts_of_one_kind_or_none_are_measured():
+    """As of a corpus of noise alone, of which the rest of the guard lets nothing pass."""
+    domain, seen = fitted(), observations(1)
+    right, wrong = ([one for one in seen if one.has_text == kind] for kind in (True, False))
+    for some in (right, wrong, [replace(one, written=False) for one in wrong]):
+        measured = measure(some, domain)
+        assert {row["area_under_curve"] for row in measured["signals"]} == {"-"}
+        json.dumps(measured, allow_nan=False)
+
+
 def test_in_recordings_every_span_is_scored_after_those_before_it():
     held_out = observations(1, apart=1.5)
     domain = fitted(apart=1.5)
@@ -406,6 +417,10 @@ def test_the_command_measures_the_calibration_that_a_model_has(
         assert main(line) == 2
         assert "is named twice; name each corpus directory once" in capsys.readouterr().err
     out = tmp_path / "out"
+    out.touch()
+    assert main(["calibrate", "--model", "bundled", *command[3:], "--out", str(out)]) == 2
+    assert f"--out {out} is a file; name a folder" in capsys.readouterr().err
+    out.unlink()
     assert main(["calibrate", "--model", "bundled", *command[3:], "--out", str(out)]) == 0
     measured = json.loads((out / "domain.json").read_text())
     assert measured["model"] == content_hash(bundled_directory())
@@ -414,6 +429,31 @@ def test_the_command_measures_the_calibration_that_a_model_has(
         assert main(["calibrate", str(tmp_path / "corpus"), "--model", "bundled", *kind]) == 2
         assert "bundled is the name of one; copy " in capsys.readouterr().err
     assert not Path("bundled").exists()
+
+
+def test_speech_without_a_text_that_the_model_could_write_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_transducer()
+    monkeypatch.setattr(model, "pairs", lambda: {("de", "en")})  # it translates, and writes no transcripts
+    texts = {"both": {"en": "one"}, "german": {}, "french": {}, "noise": {}}
+    for name in ("some", "none"):
+        with ManifestWriter(tmp_path / name) as writer:
+            for kind, translations in texts.items():
+                if name == "some" or kind == "german":
+                    writer.add(
+                        np.random.default_rng(len(kind)).normal(0, 0.1, 16_000).astype(np.float32),
+                        text="" if kind == "noise" else "eins",
+                        language={"noise": "", "french": "fr"}.get(kind, "de"),
+                        speaker="",
+                        utterance_id=kind,
+                        translations=translations,
+                        custom={"kind": kind},
+                    )
+    seen = collect(model, [tmp_path / "some"], CalibrationOptions(), vary=False)
+    assert sorted(one.has_text for one in seen) == [False, True, True], "no text for French is right"
+    with pytest.raises(SprachbundError, match="none has no text in a language that the model writes"):
+        collect(model, [tmp_path / "none"], CalibrationOptions(), vary=False)
 
 
 def test_what_is_fitted_on_is_heard_by_all_tiers_and_what_is_measured_by_one(

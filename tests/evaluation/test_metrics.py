@@ -103,6 +103,7 @@ def test_scripts_without_spaces_get_a_tokenizer_that_fits():
     assert "tok:char" in bleu("th").signature
     assert "tok:13a" in bleu("de").signature
     assert "tok:zh" in bleu("cmn").signature
+    assert "tok:zh" in bleu("nan-TW").signature
     assert "tok:13a" in bleu("ja-Latn").signature
     chinese = BLEU(tokenize="zh").corpus_score(["这是一个测试句子"], [["这是个测试句子"]]).score
     assert corpus_score(bleu("zh"), ["这是一个测试句子"], ["这是个测试句子"]) == chinese

@@ -220,6 +220,23 @@ def test_a_fault_in_a_recording_of_which_two_rows_end_together_is_its_own(native
     assert native_worker._running.num_free == 4
 
 
+@needs_native
+def test_a_pass_that_fails_takes_the_recordings_under_way_and_no_later_one(native_worker, monkeypatch):
+    family = native_worker.model.family
+    spans = spans_of(family, 3, OPTIONS)
+    alone = [[s.text for _, s in row] for row in translate_spans(family, spans)]
+
+    def without_memory(*_):
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("sprachbund.decoding.native_search._Slots.search", without_memory)
+        with pytest.raises(SprachbundError, match="not enough memory"):
+            native_worker.compute(spans)
+    assert [[s.text for _, s in row] for row in native_worker.compute(spans)] == alone
+    assert native_worker._running.num_free == 4
+
+
 def test_recordings_share_the_drafts_of_both_halves_of_a_cascade(meters, monkeypatch):
     halves = TinyFamily(), Reading()
     monkeypatch.setattr(

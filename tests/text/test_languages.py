@@ -99,10 +99,8 @@ def test_units_are_words_or_characters():
     assert text_units("你好 吗", "zh-Hant") == ["你", "好", "吗"]
     assert text_units("ni hao", "zh-Latn-CN") == ["ni", "hao"]
     assert text_units("你好", "cmn") == ["你", "好"]
-    assert [tag for tag in ("zh-Hant", "cmn-Hans-CN", "ko", "ja-Latn") if writes_spaces(tag)] == [
-        "ko",
-        "ja-Latn",
-    ]
+    spaced = ("zh-Hant", "cmn-Hans-CN", "nan-TW", "wuu", "ko", "ja-Latn", "nan-Latn-TW")
+    assert [tag for tag in spaced if writes_spaces(tag)] == ["ko", "ja-Latn", "nan-Latn-TW"]
     assert join_units(["guten", "Tag"], "de") == "guten Tag"
     assert join_units(["你", "好"], "zh") == "你好"
 

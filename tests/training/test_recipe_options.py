@@ -12,7 +12,7 @@ from sprachbund.research.code_switch.options import CodeSwitchRecipe
 from sprachbund.research.discrete_units.options import DiscreteUnitsRecipe
 from sprachbund.research.dual_scale.options import DualScaleRecipe
 from sprachbund.research.gradient_sharing.options import GradientSharingRecipe
-from sprachbund.training.options import Strict, make_recipe, read_recipe
+from sprachbund.training.options import Strict, make_recipe, of_path, read_recipe
 from sprachbund.training.recipe import TranslatorRecipe
 from sprachbund.util.files import read_toml
 
@@ -83,6 +83,14 @@ def test_sizes_that_do_not_fit_together_are_refused_with_the_recipe() -> None:
         SprachbundError, match=r"toml: \[model\]: num_heads 3 does not divide width 32; change"
     ):
         read_recipe(TranslatorRecipe, RECIPE, overrides)
+
+
+@pytest.mark.parametrize("name", ["plain", r"back\book", 'a "b"', "o'clock", "Übung 😀", "a = [1]"])
+def test_a_path_stands_in_an_override_whatever_its_name(name: str) -> None:
+    recipe = read_recipe(
+        GradientSharingRecipe, size_file("gradient_sharing", "tiny"), [of_path("data", Path(name))]
+    )
+    assert recipe.data == Path(name)
 
 
 def test_a_name_of_a_language_is_refused_with_its_tag() -> None:

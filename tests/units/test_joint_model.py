@@ -1,6 +1,7 @@
 """Joint search in a model: equal to trying every text."""
 
 import itertools
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -84,6 +85,17 @@ def test_more_tokens_can_be_asked_for_than_ctc_can_align(model: TokenConformer) 
     memory = model.encode(model.text_features(["a"]))
     result = search(model, memory, [[TARGET]], DecodingOptions(beam_size=3, min_tokens=8, max_tokens=9))
     assert 8 <= len(result[0][0].tokens) <= 9
+
+
+@pytest.mark.parametrize("beam", [1, 3])
+def test_what_may_not_be_written_is_not_written_by_ctc_alone(model: TokenConformer, beam: int) -> None:
+    only = talkative(model_of(model.reader.units, head="ctc_attention", decoding_ctc_weight=1.0))
+    memory = only.encode(only.text_features(["a", "fade"]))
+    options = DecodingOptions(beam_size=beam, min_tokens=5, max_tokens=9)
+    for (row,) in search(only, memory, [[TARGET], [TARGET]], options):
+        assert 5 <= len(row.tokens) <= 9
+        assert math.isfinite(row.log_probability)
+        assert not only.suppressed(TARGET)[list(row.tokens)].any()
 
 
 @pytest.mark.parametrize(

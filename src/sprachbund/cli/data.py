@@ -480,7 +480,10 @@ def asterisk(out: Out, source: Packages = None, languages: Languages = None, as_
     """Write the recorded prompts as train, dev, test and unheard."""
     from sprachbund.corpora.asterisk.packages import LANGUAGES
     from sprachbund.corpora.asterisk.writing import cleaning_table, prepare
+    from sprachbund.data.manifest import PREPARED_FROM
 
+    if there := [out / name for name in (PREPARED_FROM, MADE) if (out / name).exists()]:
+        raise UsageError(f"{out} holds another corpus, begun with {there[0].name}; name a new folder")
     with Bar("preparing prompts") as bar:
         done = prepare(out, source, languages=listed(languages) or LANGUAGES, progress=bar.update)
     if as_json:
@@ -702,7 +705,7 @@ def phrasebook(
     # The tables by what is in them, so that a folder of corpora can be moved and goes on there.
     del settings["sentences"]
     settings["sentences_sha256"] = files_sha256(tables.glob("*.tsv")) if tables else None
-    _check_settings(out, settings)
+    _check_settings(out, {"corpus": "phrasebook"} | settings)
     with resumable(out), Bar(f"phrasebook/{edition}") as bar:
         editions.make_edition(out, chosen, workers=workers, ray_address=ray, progress=_labelled(bar))
     _print_parts(out)
@@ -782,7 +785,8 @@ def telephone(
     options = Telephone(**{key: value for key, value in changes.items() if value is not None})  # type: ignore[arg-type]
     with as_usage():
         voices = check_synthesizers(options.synthesizers, options.languages)
-    _check_settings(out, asdict(options) | {"voices": voices, "pieces": file_sha256(options.pieces)})
+    settings = asdict(options) | {"voices": voices, "pieces": file_sha256(options.pieces)}
+    _check_settings(out, {"corpus": "telephone"} | settings)
     with resumable(out), Bar("telephone") as bar:
         make_telephone(out, options, source=source, workers=workers, ray_address=ray, progress=_labelled(bar))
     _print_parts(out)
@@ -803,7 +807,7 @@ def outside(
 
     changes = {"per_kind": per_kind, "seed": seed}
     options = Outside(**{key: value for key, value in changes.items() if value is not None})
-    _check_settings(out, asdict(options))
+    _check_settings(out, {"corpus": "outside"} | asdict(options))
     with resumable(out), Bar("outside") as bar:
         make_outside(out, options, workers=workers, ray_address=ray, progress=_labelled(bar))
     _print_parts(out)
@@ -852,7 +856,7 @@ def mixed(
             "seed": seed,
         }
         options = MixedSpeechOptions(**{key: value for key, value in changes.items() if value is not None})  # type: ignore[arg-type]
-    _check_settings(out, asdict(options))
+    _check_settings(out, {"corpus": "mixed"} | asdict(options))
     with resumable(out), Bar("mixed") as bar:
         make_mixed(out, options, source=source, workers=workers, ray_address=ray, progress=_labelled(bar))
     _print_parts(out)
@@ -860,10 +864,12 @@ def mixed(
 
 def _check_settings(out: Path, settings: dict[str, Any]) -> None:
     """Check that a folder that is resumed was made with the same settings, so that corpora never mix."""
-    from sprachbund.data.manifest import corpora_in
+    from sprachbund.data.manifest import PREPARED_FROM, corpora_in
     from sprachbund.util.files import read_object, write_text
 
     path = out / MADE
+    if (out / PREPARED_FROM).exists() and not path.exists():
+        raise UsageError(f"{out} holds recordings that were prepared; name a new folder")
     wanted = json.loads(json.dumps(settings))
     advice = "delete it if the corpus there was begun with this command, or name a new folder"
     known = _BEFORE | read_object(path, advice=advice) if path.exists() else wanted

@@ -248,6 +248,8 @@ def calibrate(
     for option, value in (("--out", out), ("--tier", options.right_context)):
         if value is not None and not test:
             raise UsageError(f"{option} is for what --test measures; give --test too")
+    if out is not None and out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file; name a folder")
     directory = _to_write_into(model) if data else locate(model, offline=True)
     set_threads(threads)
     with Bar("calibrating") as bar:

@@ -296,6 +296,8 @@ def _check(
         raise UsageError("--untrusted is for recordings; raw sound is not decoded, so leave it out")
     if log is not None and not log.absolute().parent.is_dir():
         raise UsageError(f"--log {log}: there is no folder {log.parent}; make it first")
+    if log is not None and log.is_dir():
+        raise UsageError(f"--log {log} is a folder; name a file in it")
     if source_file not in (None, STDIN) and not Path(str(source_file)).exists():
         raise missing_file(source_file)
     if source_file is None:

@@ -168,6 +168,9 @@ def push(
     files = publish.files_of(directory)
     num_bytes = sum(path.stat().st_size for path in files)
     if dry_run:
+        if as_json:
+            sizes = {path.relative_to(directory).as_posix(): path.stat().st_size for path in files}
+            return print_json({"model": name, "page": publish.page_to_send(directory, name), "files": sizes})
         typer.echo(publish.page_to_send(directory, name))
         rows = [[path.relative_to(directory).as_posix(), size(path.stat().st_size)] for path in files]
         typer.echo(table(rows, ["file", "size"]))

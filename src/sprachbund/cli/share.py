@@ -213,7 +213,10 @@ def headroom(
         from sprachbund.util.files import write_json
         from sprachbund.util.provenance import machine, model_hash
 
-        check_apart(data, dev)  # before minutes of computing
+        # before minutes of computing
+        if out is not None and out.is_dir():
+            raise UsageError(f"--out {out} is a folder; name a file in it")
+        check_apart(data, dev)
         directory = fetch(model, offline=offline)
         family_of(directory)  # an error that names what is wrong with a directory that holds no model
         family: Any = load(directory, offline=True)

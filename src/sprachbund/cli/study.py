@@ -10,7 +10,7 @@ from sprachbund.cli.console import Bar, as_usage, live_bar, print_json, resumabl
 from sprachbund.cli.options import OWN_PANEL, Panel, VerbApp, with_options
 from sprachbund.errors import SprachbundError
 from sprachbund.research.encoder_transfer.study_options import AnalysisOptions, ReadOptions, StudyRunOptions
-from sprachbund.training.options import RunOptions, read_recipe
+from sprachbund.training.options import RunOptions, of_path, read_recipe
 
 if TYPE_CHECKING:
     from sprachbund.research.encoder_transfer.analysis import StudyAnalysis
@@ -103,7 +103,7 @@ def run(
     with as_usage(), Bar("starting"):
         from sprachbund.research.encoder_transfer.recipe import EncoderTransferRecipe
 
-        recipe = read_recipe(EncoderTransferRecipe, file, [f'data="{data}"', *asked.overrides])
+        recipe = read_recipe(EncoderTransferRecipe, file, [of_path("data", data), *asked.overrides])
     _go_on(recipe, out, running)
 
 

@@ -25,7 +25,7 @@ from sprachbund.cli.console import (
 )
 from sprachbund.cli.options import OWN_PANEL, Panel, with_options
 from sprachbund.errors import SprachbundError
-from sprachbund.training.options import CheckOptions, RunOptions, read_recipe
+from sprachbund.training.options import CheckOptions, RunOptions, of_path, read_recipe
 
 # `sprachbund train RECIPE.toml --out DIR`: run a recipe, or resume it where it stopped.
 
@@ -370,7 +370,7 @@ def recipe(
             in_one_process(f"sprachbund recipe {name}{' --check' if check else ''}")
         with Bar("starting"):
             module: Any = import_module(f"sprachbund.research.{name}.recipe")
-        given = [f'data="{data}"'] if data is not None else []
+        given = [of_path("data", data)] if data is not None else []
         values = read_recipe(getattr(module, RECIPES[name]), toml, [*given, *asked.overrides])
         set_device(asked.device)
     if check or (chosen == CHECKED and values.start is None):

@@ -128,7 +128,8 @@ def _check(job: SpeechJob, files: Sequence[Path]) -> None:
     if len([path for path in files if str(path) == STDIN]) > 1:
         raise UsageError("stdin is named twice, and can be read once; name '-' once")
     for path in files:
-        if str(path) != STDIN and not path.is_file():
+        # A pipe is no regular file: `--texts <(zcat texts.gz)`.
+        if str(path) != STDIN and (not path.exists() or path.is_dir()):
             raise UsageError(f"there is no file {path}; check the path, or give a text itself with --text")
 
 

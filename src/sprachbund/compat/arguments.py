@@ -207,6 +207,23 @@ def span_options(parameters: Any) -> SpanOptions:
     return SpanOptions(**{**defaults, **values})
 
 
+def prompt_of(*parts: Any) -> str:
+    """The text that is shown to the model before each span.
+
+    Args:
+        parts: texts, each None where there is none.
+
+    Raises:
+        SprachbundError: tokens, which faster-whisper takes as well.
+    """
+    for part in parts:
+        if part is not None and not isinstance(part, str):
+            raise SprachbundError(
+                f"{part!r} is no text to show to the model; give text, tokens are not served here"
+            )
+    return " ".join(filter(None, parts))
+
+
 def spaced(text: str, language: str) -> str:
     """A text with the space in front that both packages give segments and words, where the language writes spaces."""
     text = text.strip()

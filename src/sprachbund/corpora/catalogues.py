@@ -19,7 +19,7 @@ import random
 import re
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,8 +93,12 @@ def make_sentences(
         without: English texts that no sentence may equal, contain or be contained in (four words and more).
 
     Raises:
-        SprachbundError: a source that cannot be read, or nothing that can be spoken.
+        SprachbundError: no English among the languages, a source that cannot be read, or nothing that can be spoken.
     """
+    if "en" not in languages:
+        raise SprachbundError(
+            f"the languages {', '.join(languages)} lack en, by which sentences are found; add it"
+        )
     raw = [texts for source in sources for texts in read_catalogue(source, languages)]
     sentences = spoken_sentences(raw)
     rng = random.Random(seed)
@@ -159,15 +163,18 @@ def read_catalogue(source: Path, languages: Sequence[str]) -> Iterator[Texts]:
     Args:
         source: `.whl`, `.zip` or a folder.
         languages: BCP-47 tags; "en" has to be one.
+
+    Raises:
+        SprachbundError: the source or a catalogue in it cannot be read.
     """
     groups: dict[tuple[str, str], dict[str, dict[str, str]]] = defaultdict(dict)
     for name, content in _files(source):
         match = _JSON.fullmatch(name)
         gettext = _GETTEXT.fullmatch(name)
         if match and match["tag"] in languages:
-            groups[match["before"], "json"][match["tag"]] = dict(_flat(json.loads(content)))
+            groups[match["before"], "json"][match["tag"]] = _read(_json_texts, content, source, name)
         elif gettext and gettext["tag"] in languages:
-            texts = _messages(content)
+            texts = _read(_messages, content, source, name)
             group = groups[gettext["before"], gettext["name"]]
             group["en"] = group.get("en", {}) | {english: english for english in texts}
             group[gettext["tag"]] = texts
@@ -175,6 +182,23 @@ def read_catalogue(source: Path, languages: Sequence[str]) -> Iterator[Texts]:
         for key, english in group.get("en", {}).items():
             if isinstance(english, str):
                 yield {tag: texts[key] for tag, texts in group.items() if texts.get(key)}
+
+
+def _read(read: Callable[[bytes], dict[str, str]], content: bytes, source: Path, name: str) -> dict[str, str]:
+    """The texts of a catalogue. Raises SprachbundError, naming it, for what is none."""
+    from babel import UnknownLocaleError
+    from babel.messages.pofile import PoFileError
+
+    try:
+        return read(content)
+    except (ValueError, LookupError, RecursionError, PoFileError, UnknownLocaleError) as error:
+        raise SprachbundError(
+            f"{source}: {name} cannot be read ({error}); mend it, or leave it out"
+        ) from error
+
+
+def _json_texts(content: bytes) -> dict[str, str]:
+    return dict(_flat(json.loads(content)))
 
 
 def _files(source: Path) -> Iterator[tuple[str, bytes]]:

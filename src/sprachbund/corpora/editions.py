@@ -22,7 +22,7 @@ from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.corpora.catalogues import SOURCES_FILE, SentenceTable
 from sprachbund.corpora.phrasebook import LANGUAGES, Meaning, draw, draw_kind, render, split_of
 from sprachbund.data.making import make_shards
-from sprachbund.data.manifest import INFO_FILE, Manifest, ManifestWriter, Utterances
+from sprachbund.data.manifest import INFO_FILE, Manifest, ManifestWriter, Utterances, refuse_other
 from sprachbund.data.synthesis import NothingSaidError
 from sprachbund.data.synthesisers import (
     DEFAULT_SYNTHESIZERS,
@@ -168,7 +168,7 @@ def make_part(
 ) -> None:
     """Render `count` utterances of one part of an edition into a directory; what is already there stays.
 
-    Raises SprachbundError as `make_edition` does.
+    Raises SprachbundError as `make_edition` does, and for a directory that holds another corpus.
 
     Args:
         directory: folder of the part.
@@ -180,13 +180,15 @@ def make_part(
         progress: called with shards done and in all.
     """
     check_synthesizers(edition.synthesizers, edition.languages)
+    name = f"phrasebook/{edition.name}/{part}"
+    refuse_other(directory, name)
     make = partial(_make_shard, edition, part, count)
     make_shards(
         directory, -(-count // SHARD_SIZE), make, workers=workers, ray_address=ray_address, progress=progress
     )
     spoken = synthesis_info(directory, edition.synthesizers)
     info = {
-        "name": f"phrasebook/{edition.name}/{part}",
+        "name": name,
         "version": "1",
         "seed": edition.seed,
         "languages": list(edition.languages),

@@ -38,7 +38,7 @@ from sprachbund.corpora.phrasebook import LANGUAGES, Meaning, Piece, draw_kind, 
 from sprachbund.corpora.phrasebook.sentences import templates
 from sprachbund.data.language_spans import WordRange, ranges_of_pieces
 from sprachbund.data.making import make_shards
-from sprachbund.data.manifest import Manifest, ManifestWriter
+from sprachbund.data.manifest import Manifest, ManifestWriter, refuse_other
 from sprachbund.data.synthesis import ACCENTS, Voice, draw_voice, speak
 from sprachbund.errors import SprachbundError
 from sprachbund.text.languages import MIXED
@@ -369,7 +369,8 @@ def make_mixed(
         progress: called with what is being done, how much of it is, and of how much (0: unknown).
 
     Raises:
-        SprachbundError: a shard that cannot be made; recordings that are not there, or of languages without any.
+        SprachbundError: a shard that cannot be made; recordings that are not there, or of languages without any; a
+            folder that holds another corpus.
     """
     held_out = options.heldout_utterances
     sizes: tuple[tuple[Part, int, int], ...] = (
@@ -429,11 +430,13 @@ def _make(
     progress: Progress,
     licence: Mapping[str, Any] | None = None,
 ) -> None:
+    name = f"mixed/{directory.name}"
+    refuse_other(directory, name)
     make_shards(
         directory, -(-count // SHARD_SIZE), make, workers=workers, ray_address=ray_address, progress=progress
     )
     info = {
-        "name": f"mixed/{directory.name}",
+        "name": name,
         "version": "1",
         "seed": options.seed,
         "languages": list(options.languages),

@@ -32,7 +32,7 @@ from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.corpora.phrasebook import draw, render, split_of
 from sprachbund.corpora.wording import LANGUAGES
 from sprachbund.data.making import make_shards
-from sprachbund.data.manifest import ManifestWriter
+from sprachbund.data.manifest import ManifestWriter, refuse_other
 from sprachbund.data.synthesis import SynthesisError, draw_voice, speak
 from sprachbund.util.arrays import FloatArray
 
@@ -77,11 +77,12 @@ def make_outside(
         progress: called with what is being done, how much of it is, and of how much.
 
     Raises:
-        SprachbundError: a shard cannot be made.
+        SprachbundError: a shard cannot be made; the folder holds another corpus.
     """
     parts: tuple[Part, ...] = ("dev", "test")
     for part in parts:
-        count = options.per_kind * len(KINDS)
+        count, name = options.per_kind * len(KINDS), f"outside/{part}"
+        refuse_other(directory / part, name)
         make_shards(
             directory / part,
             -(-count // SHARD_SIZE),
@@ -91,7 +92,7 @@ def make_outside(
             progress=partial(progress, f"shards of {part}"),
         )
         info = {
-            "name": f"outside/{part}",
+            "name": name,
             "version": "1",
             "seed": options.seed,
             "licence": "CC0-1.0; texts of `technical`: PSF-2.0",

@@ -42,7 +42,7 @@ from sprachbund.corpora.asterisk.prompts import (
 )
 from sprachbund.corpora.editions import add_no_speech, vary
 from sprachbund.data.making import make_shards
-from sprachbund.data.manifest import ManifestWriter
+from sprachbund.data.manifest import ManifestWriter, refuse_other
 from sprachbund.data.synthesis import NothingSaidError
 from sprachbund.data.synthesisers import (
     DEFAULT_SYNTHESIZERS,
@@ -106,7 +106,8 @@ def make_telephone(
 ) -> None:
     """Make all parts from the prompt packages in `source` (fetched when None); what is there already stays.
 
-    Raises SprachbundError if a synthesiser cannot speak (see `check_synthesizers`), or a shard cannot be made.
+    Raises SprachbundError if a synthesiser cannot speak (see `check_synthesizers`), a shard cannot be made, or
+    the folder holds another corpus.
 
     Args:
         directory: folder of the corpus.
@@ -131,6 +132,7 @@ def make_telephone(
     if options.leave_out:
         sizes["left_out"] = options.heldout_utterances // 2
     for part, count in sizes.items():
+        refuse_other(directory / part, f"telephone/{part}")
         make = partial(_make_shard, sounds, part, count)
         make_shards(
             directory / part,

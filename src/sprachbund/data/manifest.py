@@ -51,6 +51,8 @@ INFO_FILE = "dataset.json"
 """File with the name, owner and size of a corpus; it is written last."""
 INDEX_FILE = "index.json"
 """The same of a corpus of tar shards; see `sprachbund.data.shards`."""
+PREPARED_FROM = ".prepared-from"
+"""File with what a folder of prepared recordings was made of."""
 _ADVICE = "copy the corpus again, or delete the shard and make it again"
 _FORMER_NAMES = {"foreign_words": "embedded_words", "foreign_places": "embedded_ranges"}
 _FORMER_NAMES_OF_SPANS = {"places": "word_ranges"}
@@ -581,6 +583,20 @@ def read_info(directory: Path) -> dict[str, Any]:
     return validate(_Info, read_object(path, advice=advice), str(path), advice=advice).model_dump(
         exclude_unset=True
     )
+
+
+def refuse_other(directory: Path, name: str) -> None:
+    """See that a folder is new or holds the corpus of a name, so that corpora never mix.
+
+    Args:
+        directory: folder that is about to be written.
+        name: name of the corpus, as `dataset.json` has it.
+
+    Raises:
+        SprachbundError: a corpus of another name is there.
+    """
+    if (there := read_info(directory).get("name", name)) != name:
+        raise SprachbundError(f"{directory} holds another corpus, {there}; name a new folder")
 
 
 def check_sound(directory: Path, number: int) -> bool:

@@ -25,7 +25,14 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, RootModel
 
 from sprachbund.audio.constants import SAMPLE_RATE
-from sprachbund.data.manifest import ManifestWriter, cuts_path, is_clipped, read_info, shard_numbers
+from sprachbund.data.manifest import (
+    PREPARED_FROM,
+    ManifestWriter,
+    cuts_path,
+    is_clipped,
+    read_info,
+    shard_numbers,
+)
 from sprachbund.data.own_options import OwnOptions
 from sprachbund.errors import SprachbundError
 from sprachbund.text.languages import language_name, tag_of
@@ -38,7 +45,6 @@ SHARD_SIZE = 500
 SHARD_S = 7200.0
 """A shard ends with the utterance that reaches so many seconds: its sound, 230 MB, is in memory while it is made."""
 SKIPPED = "skipped.tsv"
-_FINGERPRINT = ".prepared-from"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,7 +213,7 @@ def _claim(out: Path, recordings: Sequence[OwnRecording], options: OwnOptions) -
     settings = [what, options.dev_share]
     before = _digest(settings)
     digest = _digest([*settings, "words"]) if options.dev_share else before
-    path = out / _FINGERPRINT
+    path = out / PREPARED_FROM
     known = read_text(path).strip() if path.exists() else None
     if known == digest:
         return _words

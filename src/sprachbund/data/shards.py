@@ -695,6 +695,8 @@ def pack(
 def _check_begun(out: Path, settings: Mapping[str, Any]) -> None:
     """Check that a folder is new, or was begun with these settings. Raises SprachbundError if not."""
     begun = out / _PACKING_FILE
+    if not begun.exists() and any(out.glob("cuts.*.jsonl")):
+        raise SprachbundError(f"{out} holds a corpus, which would be there twice; choose another --out")
     if not begun.exists() and (out / INDEX_FILE).exists():
         raise SprachbundError(f"{out} holds other shards; choose another --out, or delete it")
     known = read_object(begun) if begun.exists() else settings

@@ -340,6 +340,7 @@ class JointLogitsProcessor(LogitsProcessor):
         if self.hot_words is not None:  # the attention's share of the bonus is in its scores
             bonus = self.hot_words.scores(tokens[:, None], attention)[:, 0].gather(1, candidates)
             joint = joint + self.ctc_weight * bonus
+        joint = joint.masked_fill(best.isneginf(), -torch.inf)  # of CTC alone, nought times infinity
         return torch.full_like(attention, -torch.inf).scatter(1, candidates, joint.float())
 
     def take(self, rows: Tensor) -> None:

@@ -24,7 +24,7 @@ from sprachbund.decoding.drafts.whole_text import WholeTextRun
 from sprachbund.decoding.logits_process import LogitsProcessor, likeliest
 from sprachbund.decoding.options import MAX_DRAFT_TOKENS, Accept
 from sprachbund.decoding.state import Hypothesis, HypothesisBatch
-from sprachbund.engines.extension import native
+from sprachbund.engines.extension import enough_memory, native
 from sprachbund.engines.native_engine import NativeCache, NativeDecoder
 from sprachbund.engines.packing import BLOCK
 from sprachbund.models.base import Family
@@ -204,8 +204,9 @@ class RunningSearch:
         """Rows that may still join."""
         return self._size - sum(len(entry.slots) for entry in self._entries)
 
+    @enough_memory()
     def add(self, search: NativeSearch, run: NativeRun | None = None, num_draft_tokens: int = 0) -> None:
-        """Let the rows of a search join; there has to be a slot for each.
+        """Let the rows of a search join; there has to be a slot for each. One that cannot join takes none.
 
         Args:
             search: prompts read, nothing written behind the first token.
@@ -216,9 +217,11 @@ class RunningSearch:
             raise ValueError(f"{search.num_rows} rows for {self.num_free} slots")
         if self._rows is None:
             self._rows, self._free = _Slots(self._decoder, self._size), list(range(self._size))[::-1]
-        slots = [self._free.pop() for _ in range(search.num_rows)]
+        slots = self._free[-search.num_rows :]
+        entry = _Entry(search, slots, search.draft_of(run), num_draft_tokens)
         self._rows.enter(search, slots)
-        self._entries.append(_Entry(search, slots, search.draft_of(run), num_draft_tokens))
+        del self._free[-search.num_rows :]
+        self._entries.append(entry)
 
     def remove(self, search: NativeSearch) -> None:
         """Let the rows of a search leave unfinished; they keep what was written."""
@@ -279,17 +282,7 @@ class _Slots:
 
     def enter(self, search: NativeSearch, slots: list[int]) -> None:
         """Copy the rows of a search into slots."""
-        batch, processor = search.batch, search.batch.processor
-        self._tokens[slots, : search.tokens.shape[1]] = search.tokens
-        self._lengths[slots], self._prompt_lengths[slots] = search.lengths, search.prompt_lengths
-        self._log_probs[slots], self._ended[slots] = search.log_probs, search.ended
-        self._earliest_end[slots] = search.prompt_lengths + processor.min_tokens
-        self._latest[slots], self.room[slots] = processor.latest.numpy(), search.room
-        self._checked[slots], self._accepted[slots] = 0, 0
-        self._end_token = processor.end_token
-        if processor.times is not None:
-            self._first_time = processor.times.first
-        cache = batch.cache
+        processor, cache = search.batch.processor, search.batch.cache
         assert isinstance(cache, NativeCache)
         own = self._cache_for(cache)
         used, group = -(-cache.used // BLOCK), cache.num_rows // len(cache.frames)
@@ -299,6 +292,16 @@ class _Slots:
         own.frames[slots] = cache.frames[memories]
         if own.scales is not None and cache.scales is not None:
             own.scales[:, :, slots, :, : cache.scales.shape[4]] = cache.scales[:, :, memories]
+        # Behind all that may lack memory: a slot with room is searched.
+        self._tokens[slots, : search.tokens.shape[1]] = search.tokens
+        self._lengths[slots], self._prompt_lengths[slots] = search.lengths, search.prompt_lengths
+        self._log_probs[slots], self._ended[slots] = search.log_probs, search.ended
+        self._earliest_end[slots] = search.prompt_lengths + processor.min_tokens
+        self._latest[slots], self.room[slots] = processor.latest.numpy(), search.room
+        self._checked[slots], self._accepted[slots] = 0, 0
+        self._end_token = processor.end_token
+        if processor.times is not None:
+            self._first_time = processor.times.first
 
     def leave(self, search: NativeSearch, slots: list[int]) -> None:
         """Give what was written to the search, and free its slots."""

@@ -29,10 +29,10 @@ from sprachbund.engines.choice import engine_for
 from sprachbund.engines.extension import choose_instruction_set, missing_because, native
 from sprachbund.engines.native_engine import NativeDecoder
 from sprachbund.engines.torch_layers import TorchDecoder
+from sprachbund.engines.trial import some_targets
 from sprachbund.errors import SprachbundError
-from sprachbund.models.base import Family, Features, Target
+from sprachbund.models.base import Family, Features
 from sprachbund.models.io import load, locate
-from sprachbund.models.prefix import PrefixFamily
 from sprachbund.models.whisper import PRESETS, Whisper
 from sprachbund.nn.decoder import DecoderCache
 from sprachbund.util.options import OptionValueError, Range, check
@@ -264,9 +264,14 @@ def measure_speed(job: SpeedJob) -> Speed:
     """
     torch.set_num_threads(job.threads)
     family, why = _family(job)
+    if family.capabilities.writes_by_frames:
+        raise SprachbundError(
+            f"the model {family.name} writes by frames, and what is timed are tokens of an attention decoder; name "
+            "another model"
+        )
     window = _measure(family, job, min(job.window_s, family.max_window_s), job.window_tokens)
     memory = family.encode(_features(family, min(job.window_s, family.max_window_s)))
-    cache = family.start(memory, targets=_targets(family))
+    cache = family.start(memory, targets=some_targets(family))
     num_bytes = bytes_per_token(family, cache)
     if (fixed := family.capabilities.fixed_window) is not None:
         fixed.real_length = True
@@ -372,7 +377,7 @@ def _run(family: Family, duration_s: float, num_tokens: int) -> tuple[float, flo
     times.append(time.perf_counter())
     memory = family.encode(features)
     times.append(time.perf_counter())
-    cache = family.start(memory, capacity=_PROMPT_TOKENS + num_tokens, targets=_targets(family))
+    cache = family.start(memory, capacity=_PROMPT_TOKENS + num_tokens, targets=some_targets(family))
     logits = family.step(torch.zeros(1, _PROMPT_TOKENS, dtype=torch.long), cache)
     times.append(time.perf_counter())
     for _ in range(num_tokens):
@@ -380,14 +385,6 @@ def _run(family: Family, duration_s: float, num_tokens: int) -> tuple[float, flo
     times.append(time.perf_counter())
     first, second, third, fourth = (b - a for a, b in pairwise(times))
     return first, second, third, fourth
-
-
-def _targets(family: Family) -> list[Target] | None:
-    """Some target for models that read the languages first; others need none, and bare shapes have none."""
-    if not isinstance(family, PrefixFamily):
-        return None
-    source, language = min(family.pairs())
-    return [Target(language=language, source=source)]
 
 
 def _likeliest(logits: Tensor) -> Tensor:

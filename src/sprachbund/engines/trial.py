@@ -34,6 +34,7 @@ from sprachbund.engines.native_engine import limit_torch_threads
 from sprachbund.engines.options import EngineChoice
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Target
+from sprachbund.models.prefix import PrefixFamily
 from sprachbund.util.files import write_text
 from sprachbund.util.memory import give_back_freed_memory
 from sprachbund.util.processor import available_memory, instruction_flags, processor_name, usable_cores
@@ -244,10 +245,7 @@ class _Work:
     def __init__(self, family: Family) -> None:
         self.family = family
         self._window = family.capabilities.fixed_window
-        self._targets: list[Target] | None = None
-        if family.capabilities.sharing_plan is not None:  # a decoder that is split by language asks for them
-            source, language = min(family.pairs())
-            self._targets = [Target(language=language, source=source)]
+        self._targets = some_targets(family)
 
     def short(self) -> float:
         """Seconds that half a second takes, at its own length."""
@@ -293,6 +291,18 @@ class _Work:
             for _ in range(num_tokens):
                 family.step(token, cache)
         return time.perf_counter() - began
+
+
+def some_targets(family: Family) -> list[Target] | None:
+    """A target of one row, for models that read the languages before they write or are split by them; else None.
+
+    Args:
+        family: model whose decoder is to be started.
+    """
+    if not isinstance(family, PrefixFamily) and family.capabilities.sharing_plan is None:
+        return None
+    source, language = min(family.pairs())
+    return [Target(language=language, source=source)]
 
 
 # Trials that were made before.

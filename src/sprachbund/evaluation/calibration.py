@@ -34,6 +34,7 @@ from sprachbund.decoding.result import LIKELY_WRONG, joined_text, likely_wrong
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.failures import Rate
 from sprachbund.evaluation.hypotheses import corpus_name
+from sprachbund.evaluation.lines import same_language
 from sprachbund.evaluation.metrics import chrf, corpus_score
 from sprachbund.evaluation.options import CalibrationOptions
 from sprachbund.evaluation.significance import units_of
@@ -262,7 +263,8 @@ def collect(
     """Let a model translate corpora, each utterance into one language.
 
     A model that streams hears the batches of what is fitted on by all of its tiers in turn, and what is measured by the
-    one that it has.
+    one that it has. Speech that it understands, without a text in a language that it writes it in, is left out: whether
+    its text is right, the corpus does not say.
 
     Args:
         model: any family.
@@ -271,6 +273,9 @@ def collect(
         vary: see `read_sounds`.
         layers: encoder layers whose mean states are kept; those of `layers_read` if None.
         progress: called with the corpus, utterances done, and in all.
+
+    Raises:
+        SprachbundError: all of a corpus is left out.
     """
     activity, rng, observations = VoiceActivity(), random.Random(options.seed), list[Observation]()
     # Nothing is fitted on what is measured, so there anybody may be heard with anybody.
@@ -279,7 +284,13 @@ def collect(
     before, tiers = (None, ()) if streaming is None else (streaming.encoder.tier, streaming.encoder.tiers)
     for directory in directories:
         progress(f"reading {directory}", 0, 0)
-        sounds = list(read_sounds(directory, options, activity, vary=vary, circles=circles))
+        every = read_sounds(directory, options, activity, vary=vary, circles=circles)
+        sounds = [sound for sound in every if _can_be_scored(model, sound.utterance)]
+        if not sounds:
+            raise SprachbundError(
+                f"{directory} has no text in a language that the model writes for the speech in it; add translations, "
+                "or leave it out"
+            )
         sounds.sort(key=lambda sound: len(sound.samples))  # even lengths in a batch
         for number, start in enumerate(range(0, len(sounds), options.batch_size)):
             progress(str(directory), start, len(sounds))
@@ -290,6 +301,19 @@ def collect(
     if before is not None:
         use_tier(model, before.right)
     return observations
+
+
+def _scored_targets(model: Family, utterance: Utterance) -> list[str]:
+    """Languages that the model writes speech in, of which the corpus has a text."""
+    written = sorted({target for _, target in model.pairs()})
+    return [t for t in written if (utterance.language, t) in model.pairs() and utterance.text_in(t)]
+
+
+def _can_be_scored(model: Family, utterance: Utterance) -> bool:
+    """Whether the corpus says what is right: it does of sound without a text, and of speech in unknown languages, too,
+    for which no text is right."""
+    known = any(same_language(utterance.language, source) for source in model.source_languages)
+    return not (utterance.text and known) or bool(_scored_targets(model, utterance))
 
 
 def _observe(
@@ -306,8 +330,7 @@ def _observe(
     spans, wanted = [], []
     for sound in batch:
         utterance = sound.utterance
-        known = [t for t in written if (utterance.language, t) in model.pairs() and utterance.text_in(t)]
-        target = rng.choice(known or written)
+        target = rng.choice(_scored_targets(model, utterance) or written)
         wanted.append(target)
         recording = RecordingState(
             request=Request(source=None, targets=(target,), allowed=None),
@@ -530,11 +553,9 @@ def measure(observations: Sequence[Observation], domain: Domain) -> dict[str, li
             with a warning; for single spans, with Wilson's intervals, and in recordings of such spans, which are drawn
             from the same and have none.
         signals: the area under the curve of each signal alone, of the state (with the signals at their means), and of
-            all.
+            all; dashes where all texts are right, or all are wrong.
         curve: the same two rates over all groups, for several thresholds.
     """
-    from sklearn.metrics import roc_auc_score
-
     p = probabilities(observations, domain)
     groups = np.array([one.group for one in observations])
     written = np.array([one.written for one in observations])
@@ -575,15 +596,14 @@ def measure(observations: Sequence[Observation], domain: Domain) -> dict[str, li
         for name in get_args(Signal)
         if name in domain.signal_names
     }
-    means = {name: float(value[written].mean()) for name, value in values.items()}
+    means = {name: float(value[written].mean()) if written.any() else 0.0 for name, value in values.items()}
     alone = {
         **{name.replace("_", " "): _DOUBTFUL[name] * value for name, value in values.items()},
         "mean encoder state": probabilities([replace(one, signals=means) for one in observations], domain),
         "all": p,
     }
     signals = [
-        {"signal": name, "area_under_curve": round(float(roc_auc_score(wrong[written], x[written])), 3)}
-        for name, x in alone.items()
+        {"signal": name, "area_under_curve": _area(wrong[written], x[written])} for name, x in alone.items()
     ]
     textless = ~np.array([one.has_text for one in observations])
     curve = [
@@ -629,6 +649,13 @@ def write_tables(out: Path, measured: Mapping[str, list[dict[str, Any]]], origin
     for name, rows in measured.items():
         file = "domain.json" if name == "rows" else f"domain_{name}.json"
         write_json(out / file, {**origin, "rows": rows})
+
+
+def _area(wrong: npt.NDArray[np.bool_], doubts: npt.NDArray[np.float64]) -> float | str:
+    """Under the curve of doubts (N,) about texts that are wrong (N,) or right; a dash where there is one kind only."""
+    from sklearn.metrics import roc_auc_score
+
+    return round(float(roc_auc_score(wrong, doubts)), 3) if wrong.any() and not wrong.all() else "-"
 
 
 def _share(some: npt.NDArray[np.bool_], of: npt.NDArray[np.bool_]) -> float | str:

@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sprachbund.errors import SprachbundError
-from sprachbund.text.languages import primary, writes_spaces
+from sprachbund.text.languages import CHINESE, primary, writes_spaces
 
 Counts = NDArray[np.float64]
 
 # As the sacrebleu command chooses by its language pair.
-_BLEU_TOKENIZERS = dict.fromkeys(("zh", "cmn", "yue"), "zh")
+_BLEU_TOKENIZERS = dict.fromkeys(CHINESE, "zh")
 _CHARACTER_TOKENIZER = "char"  # for other scripts without spaces; sacrebleu's own choice needs more packages
 
 

@@ -25,6 +25,7 @@ from sprachbund.decoding.recordings import Drafts, RecordedSpan, load_drafts
 from sprachbund.decoding.result import Segment
 from sprachbund.decoding.search import SearchRequest, StartedSearch
 from sprachbund.decoding.state import Hypothesis
+from sprachbund.engines.extension import enough_memory
 from sprachbund.engines.native_engine import NativeDecoder, limit_torch_threads
 from sprachbund.errors import SprachbundError
 from sprachbund.serving.metrics import Meters
@@ -353,8 +354,13 @@ class ModelWorker:
         """Some passes over the rows under way; whether there are any."""
         if not self._jobs or self._running is None:
             return False
-        with limit_torch_threads(self.model.family.capabilities.decoder):
-            ended = self._running.run(_PASSES_WITH_LIVE if self._live else _PASSES)
+        try:
+            with limit_torch_threads(self.model.family.capabilities.decoder), enough_memory():
+                ended = self._running.run(_PASSES_WITH_LIVE if self._live else _PASSES)
+        except Exception as error:  # where rows were when the pass broke off, nobody knows
+            log.error("a pass of the search failed", exc_info=error)
+            self._fail({waiting for job in self._jobs for waiting in job.recordings}, error)
+            return True
         jobs = [next(job for job in self._jobs if job.rows is rows) for rows in ended]
         for job, rows in zip(jobs, ended, strict=True):
             self._jobs.remove(job)

@@ -9,7 +9,9 @@ from sprachbund.errors import SprachbundError
 MIXED = "mul"
 """BCP-47's tag for several languages: as a target, speech that mixes them, written as it is spoken."""
 _MIXED_NAME, _MIXED_TYPED = "mixed, as spoken", "mixed"
-_WITHOUT_SPACES = frozenset({"zh", "cmn", "yue", "ja", "th", "lo", "my", "km", "bo", "dz"})
+CHINESE = frozenset({"zh", "cmn", "yue", "nan", "wuu", "hak", "gan", "hsn", "lzh"})
+"""Chinese languages, which are written in its characters unless their tag says Latin letters."""
+_WITHOUT_SPACES = CHINESE | {"ja", "th", "lo", "my", "km", "bo", "dz"}
 """Languages whose words are not set apart by spaces: their error rate is counted in characters."""
 
 

@@ -1,6 +1,7 @@
 """Options of a training run, with learning rate and mask strength by step, and recipes as TOML files."""
 
 import difflib
+import json
 import math
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -305,6 +306,16 @@ def make_recipe(
         return model.model_validate(values)
     except ValidationError as error:
         raise SprachbundError(f"{where}{_explain(error, model)}") from error
+
+
+def of_path(key: str, path: Path) -> str:
+    """An override with a path, whatever stands in its name.
+
+    Args:
+        key: key in the recipe.
+        path: its value.
+    """
+    return f"{key}={json.dumps(str(path), ensure_ascii=False)}"  # TOML has the escapes of JSON
 
 
 def check_numbers(values: Any, where: str = "", key: str = "") -> None:

@@ -141,6 +141,22 @@ def test_skips_what_cannot_be_read_when_told_and_says_so(source: Path, tmp_path:
     assert summary.checks[0].startswith("train de>en: whole"), "the corpus has it, though it was not written"
 
 
+def test_where_nothing_could_be_read_it_is_listed_and_tried_again(source: Path, tmp_path: Path) -> None:
+    for number in range(7):
+        (source / f"{number}.wav").rename(source / f"away.{number}")
+    out, options = tmp_path / "out", CorpusOptions(skip_bad=True)
+    with pytest.raises(
+        SprachbundError, match=r"not one utterance of made-up could be read; see .*left_out\.tsv"
+    ):
+        PREPARATION.prepare(source, out, options)
+    assert "6.wav does not exist" in (out / "train" / "left_out.tsv").read_text()
+    for number in range(7):
+        (source / f"away.{number}").rename(source / f"{number}.wav")
+    summary = PREPARATION.prepare(source, out, options)
+    assert summary.parts["train"].utterances == 7
+    assert summary.left_out == {"no transcript": 1}
+
+
 def test_counts_clipped_utterances(source: Path, tmp_path: Path) -> None:
     for number in (2, 5):
         path = source / f"{number}.wav"

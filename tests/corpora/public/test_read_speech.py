@@ -49,6 +49,17 @@ def test_covost_brings_translations_of_a_clip_together(covost: Path, tmp_path: P
     assert "train en>de: differs: found 2 of 289430 utterances" in summary.checks[0]
 
 
+def test_common_voice_may_be_a_link(covost: Path, tmp_path: Path) -> None:
+    voices = covost / "cv-corpus"
+    voices.rename(tmp_path / "elsewhere")
+    voices.mkdir()
+    (voices / "en").symlink_to(tmp_path / "elsewhere" / "en", target_is_directory=True)
+    for name in ("again", "en"):
+        (covost / "tt" / name).symlink_to(covost, target_is_directory=True)  # leads in a circle
+    PREPARATIONS["covost2"].prepare(covost, tmp_path / "out", CorpusOptions(targets=("de",)))
+    assert set(utterances(tmp_path / "out" / "train")) == {"a", "b"}
+
+
 def test_covost_reads_the_tables_of_the_makers_script(covost: Path, tmp_path: Path) -> None:
     for split, clip in (("train", "d"), ("dev", "e"), ("test", "c")):
         rows = ["path|sentence|translation|client_id", f"{clip}.mp3|Said {clip}|Gesagt|x"]

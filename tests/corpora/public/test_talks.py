@@ -138,7 +138,7 @@ def tunisian(tmp_path: Path) -> Path:
         table(data / "transcripts" / "ta" / f"{name}.aeb.tsv",
               "0.200|0.700|s1|O/أهلا U/بيك", "1.200|1.700|s1|لا", "1.8|1.9|s1|نعم")  # fmt: skip
         table(data / "translations" / "ta" / f"{name}.eng.tsv",
-              "0.200|0.700|s1|#Hello (( you ))", "1.200|1.700|s1|No.", "1.8|1.9|s1|Yes")  # fmt: skip
+              "0.200|0.700|s1|#Hello %pw (( you ))", "1.200|1.700|s1|No.", "1.8|1.9|s1|Yes")  # fmt: skip
     table(root / "iwslt22-dialect" / "exclude-utterance.txt", "2016_1_1_A 1.200 1.700")
     return root
 

@@ -108,6 +108,8 @@ def test_what_is_trained_on_is_not_held_out(
     line = ["share", "headroom", str(tmp_path / "model"), str(corpus.directory)]
     assert main([*line, "--dev", str(corpus.directory)]) == 2
     assert "is trained on and measured on; measure on another corpus" in capsys.readouterr().err
+    assert main([*line, "--dev", "elsewhere", "--out", str(corpus.directory)]) == 2
+    assert "is a folder; name a file in it" in capsys.readouterr().err
     with pytest.raises(SprachbundError, match="is named twice; name each corpus directory once"):
         measure_headroom(made.make_model(), [corpus, corpus], [corpus], SMALL)
 

@@ -125,6 +125,44 @@ def test_text_that_was_not_saved_is_not_lost_without_a_question(opened: Open, sc
     assert "Eins" not in page.inner_text("#panes")
 
 
+def test_text_in_a_language_that_was_not_saved_is_not_lost_either(opened: Open, script: Script) -> None:
+    script.answers = {tag: [answer(segment(0, "Eins", 0.0, 1.0)) for _ in range(2)] for tag in ("de", "fr")}
+    page = opened(targets=["de", "fr"])
+    page.set_input_files("#file", SOUND)
+    until(lambda: page.inner_text("#panes").count("Eins") == 2, "text")
+    state(page, "idle")
+    for target, asks in (("de", True), ("fr", False)):
+        with page.expect_download():
+            choose(page, f".pane:has(.text[lang={target}]) .menu", "txt")
+        page.set_input_files("#file", {**SOUND, "buffer": b""})
+        assert "a talk.mp3 is empty" in page.inner_text("#messages")
+        assert page.inner_text("#panes").count("Eins") == 2
+        page.set_input_files("#file", SOUND)
+        if asks:
+            page.click("#confirm button[value=cancel]")
+    until(lambda: len(script.forms) == 4, "the second upload, without a question")
+    state(page, "idle")
+
+
+def test_panes_stand_in_the_order_of_the_languages(opened: Open) -> None:
+    orders = """async (orders) => {
+        const { Captions } = await import(new URL("static/captions.js", document.baseURI));
+        const captions = new Captions(document.createElement("div"), () => {});
+        return orders.map((order) => {
+            captions.arrange(order, { targets: [] });
+            return [...captions.root.children].map((pane) => pane.dataset.target);
+        });
+    }"""
+    wanted = [
+        ["de", "fr", "es"],
+        ["fr", "es", "de"],
+        ["es", "de"],
+        ["de", "ja", "es"],
+        ["ja", "es", "de", "fr"],
+    ]
+    assert opened().evaluate(orders, wanted) == wanted
+
+
 def test_a_dropped_file_is_taken_and_two_are_not(opened: Open, script: Script) -> None:
     script.answers = [answer(segment(0, "Eins", 0.0, 1.0))]
     page = opened()

@@ -13,13 +13,15 @@ from typing import Any
 
 from sprachbund.corpora.asterisk.packages import LANGUAGES, SPEAKERS
 from sprachbund.corpora.asterisk.prompts import Clips, Prompt, PromptSet, is_clip, load_clips, load_prompt_set
-from sprachbund.data.manifest import ManifestWriter
+from sprachbund.data.manifest import INFO_FILE, ManifestWriter, refuse_other
+from sprachbund.errors import SprachbundError
 from sprachbund.util.files import write_json
 from sprachbund.util.progress import Progress, nothing
 
 VERSION = "1"
 MAX_DURATION_S = 30.0
 UNHEARD = "unheard"
+CLEANING = "cleaning.json"
 PARTS = ("train", "dev", "test", UNHEARD)
 
 
@@ -38,7 +40,8 @@ def prepare(
     of its wording. Every utterance says in ``custom`` whether its ``words`` are "documented" or, for those
     speakers, "assumed": the wording of the core prompt of the same name, which often differs in long
     prompts; translations hold all the same. Recordings longer than ``max_duration_s`` are left out and
-    counted. Returns what was written, by part. Raises SprachbundError when the packages cannot be found or read.
+    counted. Returns what was written, by part; prompts that an earlier run wrote there are replaced.
+    Raises SprachbundError when the packages cannot be found or read, or the folder holds another corpus.
 
     Args:
         out: folder of the corpus.
@@ -47,10 +50,13 @@ def prepare(
         max_duration_s: longer recordings are left out.
         progress: called with recordings written and in all.
     """
+    theirs = (path for part in PARTS for path in (out / part).glob("cuts.*.jsonl"))
+    if not (out / CLEANING).exists() and any(theirs):
+        raise SprachbundError(f"{out} holds another corpus; name a new folder")
     out.mkdir(parents=True, exist_ok=True)
     prompts = load_prompt_set(source, languages, cache=out / ".packages")
     cleaning = {language: dict(counts) for language, counts in prompts.cleaning.items()}
-    write_json(out / "cleaning.json", cleaning)
+    write_json(out / CLEANING, cleaning)
     total = sum(prompt.duration_s <= max_duration_s for prompt in prompts.prompts)
     number = count(1)
     write = partial(_write_part, on_written=lambda: progress(next(number), total))
@@ -82,9 +88,10 @@ def _write_part(
 ) -> dict[str, Any]:
     mine = [prompt for prompt in prompts.prompts if part_of(prompt, prompts) == part]
     short = [prompt for prompt in mine if prompt.duration_s <= max_duration_s]
+    _clear(folder, part)
     if not short:
         return {"utterances": 0, "left_out_too_long": len(mine)}
-    writer = _fresh_writer(folder)
+    writer = ManifestWriter(folder)
     for prompt in short:
         writer.add(
             prompt.load(),
@@ -136,7 +143,8 @@ def write_composed(
             p for p in prompts.prompts if (p.speaker in speakers if speakers else not p.held_out)
         )
     stream = composed_utterances(clips, random.Random(seed), split, prompts=prompts, speakers=speakers)
-    writer = _fresh_writer(out)
+    _clear(out, f"composed-{split}")
+    writer = ManifestWriter(out)
     for index, made in zip(range(num_utterances), stream, strict=False):
         writer.add(
             made.samples,
@@ -153,10 +161,12 @@ def write_composed(
     return {"utterances": num_utterances}
 
 
-def _fresh_writer(folder: Path) -> ManifestWriter:
-    for old in [*folder.glob("cuts.*"), *folder.glob("audio.*")]:
-        old.unlink()
-    return ManifestWriter(folder)
+def _clear(folder: Path, part: str) -> None:
+    """Remove the corpus that an earlier run left. Raises SprachbundError: another one is there."""
+    refuse_other(folder, f"asterisk/{part}")
+    # What says that the corpus is whole goes first.
+    for old in [folder / INFO_FILE, *folder.glob("cuts.*"), *folder.glob("audio.*"), *folder.glob("shard.*")]:
+        old.unlink(missing_ok=True)
 
 
 def _info(part: str, prompts: Iterable[Prompt]) -> dict[str, Any]:

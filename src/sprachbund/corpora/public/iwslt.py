@@ -185,8 +185,8 @@ _SPLITS = ("train", "dev", "test1")
 _STM = ("asr-aeb.norm.{}.stm", "st-aeb2eng.norm.{}.stm")
 _ARABIC_MARKS = re.compile(r"[OUM]+/+")  # foreign, uncertain, Modern Standard Arabic
 _ENGLISH_MARKS = re.compile(
-    r"\(\(|\)\)|[#+=%]"
-)  # uncertain, foreign, mispronounced, typing error, partial word
+    r"%pw\b|\(\(|\)\)|[#+=%]"
+)  # partial word (for which "%pw" stands), uncertain, foreign, mispronounced, typing error
 
 
 class _Line(NamedTuple):

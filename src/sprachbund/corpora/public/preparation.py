@@ -31,7 +31,13 @@ from sprachbund.corpora.public.items import (
     check,
 )
 from sprachbund.corpora.public.tables import tag
-from sprachbund.data.manifest import ManifestWriter, is_clipped, refuse_integers, shard_numbers
+from sprachbund.data.manifest import (
+    PREPARED_FROM,
+    ManifestWriter,
+    is_clipped,
+    refuse_integers,
+    shard_numbers,
+)
 from sprachbund.errors import SprachbundError
 from sprachbund.util.arrays import Samples
 from sprachbund.util.files import read_object, write_json, write_text
@@ -150,7 +156,7 @@ SHARD_SIZE = 250
 
 UNREADABLE = "sound cannot be read"
 LEFT_OUT = "left_out.tsv"
-_BEGUN = ".prepared-from"
+_COUNTS = ".counts.{}.json"
 
 
 def claim(out: Path, begun_with: Mapping[str, Any]) -> None:
@@ -159,7 +165,7 @@ def claim(out: Path, begun_with: Mapping[str, Any]) -> None:
     Raises:
         SprachbundError: it holds something else.
     """
-    path = out / _BEGUN
+    path = out / PREPARED_FROM
     wanted = json.loads(json.dumps(begun_with))
     holds_some = any(out.rglob("cuts.*.jsonl")) if out.exists() else False
     if holds_some and path.exists():
@@ -172,6 +178,8 @@ def claim(out: Path, begun_with: Mapping[str, Any]) -> None:
         return
     if holds_some:
         raise SprachbundError(f"{out} holds another corpus; name a new folder")
+    for remembered in list(out.rglob(_COUNTS.format("*"))):
+        remembered.unlink()  # of shards without an utterance: what was missing may be there now, or other options hold
     write_json(path, wanted, indent=None)
 
 
@@ -244,7 +252,7 @@ def _unique(entries: Iterable[Entry]) -> Iterator[Entry]:
 def _shard(
     directory: Path, shard: int, entries: Iterator[Entry], recordings: Recordings, options: CorpusOptions
 ) -> Counts:
-    remembered = directory / f".counts.{shard:05d}.json"
+    remembered = directory / _COUNTS.format(f"{shard:05d}")
     if remembered.exists():
         for _ in entries:
             pass
@@ -381,7 +389,10 @@ class Preparation:
         claim(out, self._begun_with(source, options, parts))
         counts = {part.name: write_part(part, out / part.name, options) for part in parts}
         if not any(count.written for count in counts.values()):
-            raise SprachbundError(f"{source}: not one utterance of {self.name} could be read; see {out}")
+            for name, written in counts.items():
+                _list_left_out(out / name / LEFT_OUT, written)
+            lists = f"{out}/*/{LEFT_OUT}"
+            raise SprachbundError(f"{source}: not one utterance of {self.name} could be read; see {lists}")
         checks = check(counts, [size for size in self.published if _speaks_of(size, options)])
         for name, written in counts.items():
             close_part(out / name, self._info(name, written, checks), written)

@@ -152,7 +152,15 @@ def tag(code: str, where: str) -> str:
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
-    for folder, folders, files in os.walk(root):
-        depth = len(Path(folder).relative_to(root).parts)
-        folders[:] = sorted(f for f in folders if f not in _CROWDED) if depth < MAX_DEPTH else []
-        yield Path(folder), files
+    """Folders and the names of their files; a link to a folder elsewhere is a folder like others."""
+    whole = root.resolve()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        path = Path(folder)
+        deep = len(path.relative_to(root).parts) >= MAX_DEPTH
+        folders[:] = sorted(f for f in folders if not (deep or f in _CROWDED or _leads_back(path / f, whole)))
+        yield path, files
+
+
+def _leads_back(folder: Path, root: Path) -> bool:
+    """Whether a folder is a link to what is looked through in any case."""
+    return folder.is_symlink() and folder.resolve().is_relative_to(root)

@@ -43,8 +43,8 @@ function arrange() {
 
 /** A new transcript, after asking when the one on screen was not saved. */
 async function fresh(name) {
-  if (!transcript.empty && !transcript.saved) {
-    const sure = await confirmed("Replace the captions?", "They were not downloaded and would be gone.", "Replace");
+  if (transcript.unsaved.size > 0) {
+    const sure = await confirmed("Replace the captions?", "Some were not downloaded and would be gone.", "Replace");
     if (!sure) return false;
   }
   wipe();
@@ -134,8 +134,9 @@ function settled(event) {
 // Files
 
 async function work(file) {
-  if (isRunning(state) || !begin() || !(await fresh(file.name.replace(/\.[^.]*$/, "")))) return;
+  if (isRunning(state) || !begin()) return;
   if (file.size === 0) return message(`${file.name} is empty. Choose another file.`);
+  if (!(await fresh(file.name.replace(/\.[^.]*$/, "")))) return;
   transcript.begin(0);
   run = new FileRun(file, choices.targets, choices.fields(), {
     text: (event) => { take(event); if (state === "waiting") enter("file"); },
@@ -194,7 +195,7 @@ function toggle() {
 function download(target, format) {
   const about = { recording: transcript.name, duration_s: Math.round(transcript.end_s * 1000) / 1000, target_language: target };
   save(`${transcript.name}.${target}.${format}`, render(format, transcript.of(target), about), MEDIA_TYPES[format]);
-  transcript.saved = true;
+  transcript.unsaved.delete(target);
 }
 
 async function clear() {
@@ -210,7 +211,7 @@ bindLook(() => captions.follow());
 bindDrop((file) => work(file), () => isRunning(state) || state === "unusable");
 bindKeys({ toggle, pause, stop: () => isRunning(state) && stop() });
 addEventListener("beforeunload", (event) => {
-  if (isRunning(state) || (!transcript.empty && !transcript.saved)) event.preventDefault();
+  if (isRunning(state) || transcript.unsaved.size > 0) event.preventDefault();
 });
 
 showState("loading", false);

@@ -144,10 +144,11 @@ export class Captions {
   arrange(targets, transcript) {
     const wanted = [...new Set([...targets, ...transcript.targets])];
     for (const [target, pane] of this.panes) if (!wanted.includes(target)) this.remove(target, pane);
-    for (const target of wanted) {
+    for (const [place, target] of wanted.entries()) {
       if (!this.panes.has(target)) this.panes.set(target, new Pane(target, this.onDownload));
       const { root } = this.panes.get(target);
-      if (this.root.children[wanted.indexOf(target)] !== root) this.root.append(root);
+      const there = this.root.children[place] ?? null;
+      if (there !== root) this.root.insertBefore(root, there);
     }
     this.root.dataset.count = wanted.length;
   }

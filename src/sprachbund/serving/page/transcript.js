@@ -5,7 +5,7 @@ const UNDETERMINED = "und"; // what the service says of a language it does not k
 export class Transcript {
   constructor() {
     this.name = "captions"; // of the recording; names the files
-    this.saved = true; // nothing here that was not downloaded
+    this.unsaved = new Set(); // targets with text that was not downloaded
     this.segmentsBy = new Map(); // target to Map(key to segment)
     this.take = 0;
     this.offset_s = 0;
@@ -29,7 +29,7 @@ export class Transcript {
     segment.dropped = event.dropped ?? null;
     segment.final = event.final;
     this.end_s = Math.max(this.end_s, segment.end_s);
-    if (event.committed) this.saved = false;
+    if (event.committed) this.unsaved.add(event.target);
     return segment;
   }
 
