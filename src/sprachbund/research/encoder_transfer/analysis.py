@@ -312,7 +312,7 @@ def _gap(pairs: Sequence[_Pair], out: Path, bits: int, tiers: Sequence[str]) -> 
             counts, names = read_counts(manifest.cell.folder(out))
             ids.add(tuple(names))
             # Each cell by its own order: the grid may have changed since it was scored.
-            side.append([counts[manifest.place(tier, bits)] for tier in tiers])
+            side.append([counts[manifest.index_of(tier, bits)] for tier in tiers])
     if len(ids) > 1:
         raise SprachbundError(
             f"{cell}: its starts and seeds were scored on different utterances; score the same"

@@ -698,7 +698,7 @@ def bit_rows(analysis: StudyAnalysis) -> list[dict[str, Any]]:
     return [
         {
             "bits": cost.bits,
-            "cost": round(cost.mean.value, 2),
+            "cost": round(cost.mean.value, 2) + 0.0,  # no "-0"
             "95%": span(cost.mean.interval),
             "median": round(cost.median, 2),
             f"{second} less {first}": round(cost.difference.value, 2),

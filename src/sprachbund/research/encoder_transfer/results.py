@@ -408,7 +408,7 @@ class CellManifest(Strict):
         """The score there, None if it was not asked for."""
         return next((s.value for s in self.scores if (s.tier, s.bits) == (tier, bits)), None)
 
-    def place(self, tier: str, bits: int) -> tuple[int, int]:
+    def index_of(self, tier: str, bits: int) -> tuple[int, int]:
         """Indices of a tier and a bit width in the counts of the cell, which are in the order of its scores.
 
         Args:

@@ -144,10 +144,10 @@ export class Captions {
   arrange(targets, transcript) {
     const wanted = [...new Set([...targets, ...transcript.targets])];
     for (const [target, pane] of this.panes) if (!wanted.includes(target)) this.remove(target, pane);
-    for (const [place, target] of wanted.entries()) {
+    for (const [index, target] of wanted.entries()) {
       if (!this.panes.has(target)) this.panes.set(target, new Pane(target, this.onDownload));
       const { root } = this.panes.get(target);
-      const there = this.root.children[place] ?? null;
+      const there = this.root.children[index] ?? null;
       if (there !== root) this.root.insertBefore(root, there);
     }
     this.root.dataset.count = wanted.length;
