@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from sprachbund.data import own
-from sprachbund.data.manifest import Manifest
+from sprachbund.data.manifest import PREPARED_FROM, Manifest
 from sprachbund.data.own import (
     OwnData,
     OwnOptions,
@@ -339,7 +339,7 @@ def test_a_folder_of_an_earlier_version_keeps_its_parts(
     with monkeypatch.context() as patch:
         patch.setattr(own, "_words", own._text_before)
         begun = prepare_own(read_table(path), out, options)
-    (out / own._FINGERPRINT).write_text(own._digest([what, 0.3]) + "\n")
+    (out / PREPARED_FROM).write_text(own._digest([what, 0.3]) + "\n")
     assert prepare_own(read_table(path), out, options) == begun
     parts = sentences_by_part(out)
     assert parts["train"] & parts["dev"]

@@ -407,7 +407,7 @@ def test_the_published_size_asks_for_its_checkpoint(
         (["recipe", "gradient"], "no recipe 'gradient'; there are gradient_sharing"),
         (["recipe", "gradient_sharing", "--size", "huge"], "no size 'huge'; there are tiny, small"),
         (["recipe", "gradient_sharing", "--set", "arm=1"], "unknown key arm; did you mean arms?"),
-        (["recipe", "gradient_sharing", "--size", "tiny"], "dev does not exist; check the path"),
+        (["recipe", "gradient_sharing", "--size", "tiny"], "train does not exist; check the path"),
     ],
 )
 def test_bad_input(changed: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
