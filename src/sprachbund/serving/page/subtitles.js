@@ -86,6 +86,7 @@ function chunksOf(text, language) {
     if (current.length && wrapped([...current, piece]).length > MAX_LINES) {
       let cut = clauseEnd(current);
       if (cut === current.length) cut = phraseEnd(current, language);
+      if (wrapped([...current.slice(cut), piece]).length > MAX_LINES) cut = current.length; // of words nearly as long as lines
       chunks.push(current.slice(0, cut));
       current = current.slice(cut);
     }
