@@ -140,7 +140,8 @@ def _chunks(text: str, language: str) -> list[tuple[str, ...]]:
             kept, rest = _at_clause(current)
             if not rest:
                 kept, rest = _at_phrase(current, language)
-            if len(_wrapped([*rest, piece])) > MAX_LINES:  # of words nearly as long as lines
+            # Of words nearly as long as lines, what is left over may not fit with the next one.
+            if len(_wrapped([*rest, piece])) > MAX_LINES:
                 kept, rest = current, []
             chunks.append(kept)
             current = rest

@@ -9,7 +9,7 @@ and `measure` says what it drops in other corpora, which it was not fitted on.
 import random
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -278,6 +278,7 @@ def collect(
         SprachbundError: all of a corpus is left out.
     """
     activity, rng, observations = VoiceActivity(), random.Random(options.seed), list[Observation]()
+    pairs = model.pairs()
     # Nothing is fitted on what is measured, so there anybody may be heard with anybody.
     circles = speaker_circles(directories, options.seed) if vary else None
     streaming = model.capabilities.streaming if vary else None
@@ -285,7 +286,7 @@ def collect(
     for directory in directories:
         progress(f"reading {directory}", 0, 0)
         every = read_sounds(directory, options, activity, vary=vary, circles=circles)
-        sounds = [sound for sound in every if _can_be_scored(model, sound.utterance)]
+        sounds = [sound for sound in every if _can_be_scored(model, pairs, sound.utterance)]
         if not sounds:
             raise SprachbundError(
                 f"{directory} has no text in a language that the model writes for the speech in it; add translations, "
@@ -303,17 +304,18 @@ def collect(
     return observations
 
 
-def _scored_targets(model: Family, utterance: Utterance) -> list[str]:
-    """Languages that the model writes speech in, of which the corpus has a text."""
-    written = sorted({target for _, target in model.pairs()})
-    return [t for t in written if (utterance.language, t) in model.pairs() and utterance.text_in(t)]
+def _scored_targets(pairs: Collection[tuple[str, str]], utterance: Utterance) -> list[str]:
+    """Languages that a model of such pairs writes speech in, of which the corpus has a text."""
+    return sorted(
+        target for source, target in pairs if source == utterance.language and utterance.text_in(target)
+    )
 
 
-def _can_be_scored(model: Family, utterance: Utterance) -> bool:
+def _can_be_scored(model: Family, pairs: Collection[tuple[str, str]], utterance: Utterance) -> bool:
     """Whether the corpus says what is right: it does of sound without a text, and of speech in unknown languages, too,
     for which no text is right."""
     known = any(same_language(utterance.language, source) for source in model.source_languages)
-    return not (utterance.text and known) or bool(_scored_targets(model, utterance))
+    return not (utterance.text and known) or bool(_scored_targets(pairs, utterance))
 
 
 def _observe(
@@ -326,11 +328,12 @@ def _observe(
     # The threshold of before, if any, must not decide what the next one is fitted on.
     limit = None if model.calibration.domain is None else 1.0
     decoding = DecodingOptions(guard=GuardOptions(max_out_of_domain=limit))
-    written = sorted({target for _, target in model.pairs()})
+    pairs = model.pairs()
+    written = sorted({target for _, target in pairs})
     spans, wanted = [], []
     for sound in batch:
         utterance = sound.utterance
-        target = rng.choice(_scored_targets(model, utterance) or written)
+        target = rng.choice(_scored_targets(pairs, utterance) or written)
         wanted.append(target)
         recording = RecordingState(
             request=Request(source=None, targets=(target,), allowed=None),

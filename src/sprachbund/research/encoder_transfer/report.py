@@ -698,14 +698,18 @@ def bit_rows(analysis: StudyAnalysis) -> list[dict[str, Any]]:
     return [
         {
             "bits": cost.bits,
-            "cost": round(cost.mean.value, 2) + 0.0,  # no "-0"
+            "cost": _rounded(cost.mean.value),
             "95%": span(cost.mean.interval),
-            "median": round(cost.median, 2),
-            f"{second} less {first}": round(cost.difference.value, 2),
+            "median": _rounded(cost.median),
+            f"{second} less {first}": _rounded(cost.difference.value),
             "95% of it": span(cost.difference.interval),
         }
         for cost in analysis.bit_costs
     ]
+
+
+def _rounded(points: float) -> float:
+    return round(points, 2) + 0.0  # never -0
 
 
 def sooner_rows(report: StudyReport) -> list[dict[str, Any]]:

@@ -86,7 +86,8 @@ function chunksOf(text, language) {
     if (current.length && wrapped([...current, piece]).length > MAX_LINES) {
       let cut = clauseEnd(current);
       if (cut === current.length) cut = phraseEnd(current, language);
-      if (wrapped([...current.slice(cut), piece]).length > MAX_LINES) cut = current.length; // of words nearly as long as lines
+      // Of words nearly as long as lines, what is left over may not fit with the next one.
+      if (wrapped([...current.slice(cut), piece]).length > MAX_LINES) cut = current.length;
       chunks.push(current.slice(0, cut));
       current = current.slice(cut);
     }
