@@ -87,23 +87,21 @@ def test_every_system_has_its_row(tiny: Path) -> None:
     table = json.loads((tiny / "run" / "table.json").read_text())
     rows = {row["system"]: row for row in table["rows"]}
     assert sorted(rows) == sorted(NAMES)
-    assert rows["parasite"]["seeds"] == 2
-    assert rows["medusa"]["seeds"] == 1
+    assert {name: row["seeds"] for name, row in rows.items()} == dict.fromkeys(NAMES, 2) | {"teacher": 1}
     for row in rows.values():
         assert {"chrF", "tokens/s", "over base", "over teacher at 2", "texts changed"} <= row.keys()
     assert rows["teacher"]["over teacher"] == rows["pruned, no draft"]["over base"] == 1.0
     assert rows["teacher"]["acceptance"] == ""
     assert 0 <= rows["parasite"]["acceptance"] <= 1
     assert rows["parasite"]["predicted"] > 0
-    for name in ("parasite", "parasite, draft tokens chosen", "token map", "draft model"):
+    for name in ("parasite", "parasite, draft tokens chosen", "token map", "draft model", "medusa"):
         row = rows[name]
-        assert row["measured"] == row["over base"]
-        off = 100 * (row["predicted"] / row["measured"] - 1)
+        off = 100 * (row["predicted"] / row["over base"] - 1)
         assert row["prediction off by"] == f"{off:+.1f} %"
         low, high = map(float, row["over base, 95 %"].split(" to "))
         assert low <= high
         assert low == pytest.approx(row["over base at least"], abs=0.005)
-    assert rows["medusa"]["measured"] == rows["teacher"]["measured"] == ""
+    assert rows["prune only"]["prediction off by"] == rows["teacher"]["predicted"] == ""
     assert rows["pruned, no draft"]["over base at least"] == ""
     assert [row["pair"] for row in table["pairs"]] == ["de>en", "en>de"]
     assert (tiny / "run" / "speed.png").stat().st_size > 10_000
@@ -114,8 +112,13 @@ def test_what_is_exact_changes_no_text_and_keeps_its_score(tiny: Path) -> None:
     for name, row in rows.items():
         if "top" not in name and "unchecked" not in name:
             assert row["texts changed"].startswith("0 of "), name
-    assert rows["parasite"]["chrF"] == rows["pruned, no draft"]["chrF"]
-    assert rows["token map"]["chrF"] == pytest.approx(rows["parasite, draft tokens chosen"]["chrF"])
+    for name in ("parasite", "parasite, draft tokens chosen", "token map", "draft model"):
+        assert rows[name]["chrF"] == rows["pruned, no draft"]["chrF"]
+    assert rows["pruned, no draft"]["from pruned"] == rows["parasite"]["p"] == ""
+    for name in ("teacher", "medusa", "no text branch", "parasite, unchecked"):
+        difference = rows[name]["chrF"] - rows["pruned, no draft"]["chrF"]
+        assert rows[name]["from pruned"].startswith(f"{difference:+.2f} (")
+        assert rows[name]["p"] <= rows[name]["Holm's p"] <= 1
 
 
 def test_arms_are_what_they_are_called(tiny: Path) -> None:

@@ -10,8 +10,11 @@ from scipy.stats import t
 
 from sprachbund.evaluation.options import TEST_SEED
 from sprachbund.evaluation.significance import bootstrap_weights
-from sprachbund.research.dual_scale.report import gain_interval
-from sprachbund.research.dual_scale.speed import SPEED_FILE, SystemSpeed, read_speeds
+from sprachbund.research import size_file
+from sprachbund.research.dual_scale.options import DualScaleRecipe
+from sprachbund.research.dual_scale.report import _ratio, gain_interval
+from sprachbund.research.dual_scale.speed import SPEED_FILE, SystemSpeed, read_speeds, systems_of
+from sprachbund.training.options import read_recipe
 
 PAIRS = ("de>en", "de>fr", "en>de")
 Compared = list[tuple[SystemSpeed, SystemSpeed]]
@@ -127,3 +130,28 @@ def test_one_piece_of_work_or_a_file_of_an_earlier_version_has_no_interval(tmp_p
     (tmp_path / SPEED_FILE).write_text(json.dumps({"threads": 1, "speeds": values}))
     base, own = ([one for one in read_speeds(tmp_path) if one.name == name] for name in ("base", "own"))
     assert gain_interval(list(zip(base, own, strict=True))) is None
+
+
+def test_the_base_of_a_draft_is_the_same_model_without_one(tmp_path: Path) -> None:
+    systems = systems_of(read_recipe(DualScaleRecipe, size_file("dual_scale", "tiny"), ()), tmp_path)
+    models = {(system.name, system.seed): system.model for system in systems}
+    drafting = [system for system in systems if system.draft != "none"]
+    assert {system.name for system in drafting} >= {
+        "parasite",
+        "medusa",
+        "medusa, unchecked",
+        "no text branch",
+    }
+    for system in drafting:
+        assert system.model == models[system.base, system.seed]
+
+
+def test_what_was_trained_once_is_compared_with_every_run_of_the_other() -> None:
+    """A teacher of 2 s beside three runs of 1, 1 and 4 s in all."""
+    tokens, pair = np.array([10, 10]), PAIRS[0]
+    seconds = {0: 1.0, 1: 1.0, 2: 4.0}
+    base = [speed("base", seed, pair, np.full((2, 1), s / 2), tokens) for seed, s in seconds.items()]
+    teacher = [speed("teacher", 0, pair, np.ones((2, 1)), tokens)]
+    assert _ratio([*base, *teacher], "base", teacher) == pytest.approx(1.0)  # 1 + 1 + 4 to three times 2
+    assert _ratio([*base, *teacher], "teacher", base) == pytest.approx(1.0)
+    assert _ratio([*base, *teacher], "teacher", base[:1]) == pytest.approx(2.0)

@@ -68,7 +68,7 @@ class DualScaleEstimate(MemoryEstimate):
 
     Attributes:
         model: description of the model.
-        seeds: seeds of the main arm.
+        seeds: number of seeds of every arm; the teacher has one.
         parts: parameters of single parts.
         trainings: the teacher's, the draft model's and every arm's.
         tokens: tokens of a row, for which memory is estimated.

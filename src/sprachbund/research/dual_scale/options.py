@@ -126,7 +126,7 @@ class DualScaleRecipe(Strict):
     Attributes:
         data: folder with `train`, `dev` and `test`; a check needs none.
         languages: languages spoken and written.
-        seeds: seeds of weights and order; the main arm has one run each, the others have the first.
+        seeds: seeds of new weights and order; every arm is trained with each of them, the teacher with the first.
         arms: names from `ARMS` and `OTHER_DRAFTS`; the main one is always there.
         start: model directory or name on the Hugging Face hub, of any family, that every arm starts from. Without one
             a new model is trained first, and all arms start from that.

@@ -241,11 +241,8 @@ def _make_whisper(shape: WhisperShape, languages: tuple[str, ...], data: Manifes
 
 def _train_arms(recipe: DualScaleRecipe, start: Path | str, directory: Path, report: Report) -> None:
     """Train every arm, several at a time where the recipe says so."""
-    runs = [
-        (name, seed)
-        for name in recipe.trained_arms
-        for seed in (recipe.seeds if name == MAIN else recipe.seeds[:1])
-    ]
+    # A seed of all arms is finished before the next one begins, so that what a broken-off run has can be compared.
+    runs = [(name, seed) for seed in recipe.seeds for name in recipe.trained_arms]
     report(f"what each training says is in {directory / 'seed-N' / 'ARM' / LOG_FILE}")
     tasks = Tasks(
         paths=tuple(run_folder(directory, name, seed) / "model" / WEIGHTS for name, seed in runs),
@@ -281,8 +278,12 @@ def make_arm(
 
 
 def _other_drafts(recipe: DualScaleRecipe, directory: Path, report: Report) -> None:
-    """Drafts of other kinds for the first of the main models."""
-    seed = recipe.seeds[0]
+    """Drafts of other kinds for the main models."""
+    for seed in recipe.seeds:
+        _other_drafts_of(recipe, seed, directory, report)
+
+
+def _other_drafts_of(recipe: DualScaleRecipe, seed: int, directory: Path, report: Report) -> None:
     base = run_folder(directory, MAIN, seed) / "model"
     folder = run_folder(directory, TOKEN_MAP, seed)
     if TOKEN_MAP in recipe.arms and not (folder / "model" / WEIGHTS).exists():

@@ -1,4 +1,7 @@
-"""The table of the comparison: quality beside the teacher, acceptance, and speed over base and over teacher."""
+"""The table of the comparison: quality, acceptance, and speed over base and over teacher.
+
+The base of a draft is the same model without one. Of a system without a draft, it is the main arm's model without one.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +22,7 @@ from sprachbund.research.arms import compare_arms
 from sprachbund.research.dual_scale.options import MAIN, TEACHER, DualScaleRecipe
 from sprachbund.research.dual_scale.speed import (
     BASE,
+    NO_DRAFT,
     SystemSpeed,
     TimedSystem,
     mean_ms,
@@ -43,34 +47,47 @@ class _Translated:
 
 
 def write_table(recipe: DualScaleRecipe, directory: Path) -> Path:
-    """One row for each system, and one for each pair of the main one."""
+    """One row for each system but the bases of single arms, and one for each pair of the main one."""
     systems, speeds = systems_of(recipe, directory), read_speeds(directory)
-    quality = _quality(systems)
-    base = next(system.model for system in systems if system.name == BASE)
+    shown = [system for system in systems if system.name == BASE or not system.name.endswith(NO_DRAFT)]
+    quality = _quality(shown)
     rows = []
-    for name in dict.fromkeys(system.name for system in systems):
-        own = [system for system in systems if system.name == name]
+    for name in dict.fromkeys(system.name for system in shown):
+        own = [system for system in shown if system.name == name]
         row: dict[str, Any] = {
             "system": name,
             "M parameters": _millions(own[0].model),
             "seeds": len(own),
-            **quality[name],
+            **(quality.get(name) or quality[own[0].base]),
         }
-        on_base = own[0].model == base and own[0].draft != NONE
-        rows.append(row | _speed_cells(name, speeds, recipe.timing.batches, drafts_for_base=on_base))
+        rows.append(row | _speed_cells(own[0], speeds, recipe.timing.batches))
     values = {"rows": rows, "pairs": _pairs(speeds, recipe.timing.batches[0])}
     return keep_table(directory / "table.json", recipe, values)
 
 
 def _quality(systems: Sequence[TimedSystem]) -> dict[str, dict[str, Any]]:
-    """Mean over pairs and seeds, and difference from the teacher; of several seeds the interval is over these too."""
+    """Mean over pairs and seeds, with the differences from the teacher and from the pruned model without a draft.
+
+    What drafts exactly on the pruned model writes the same and is not compared. Of several seeds the intervals are over
+    these too; the p-values are those of the difference from the pruned model.
+    """
     runs: dict[str, list[_Translated]] = {}
     for system in systems:
-        runs.setdefault(system.name, []).append(_Translated(RunFile(system.model.parent / system.scores)))
-    compared = compare_arms([Scored(name=name, runs=of_arm) for name, of_arm in runs.items()], [METRIC])
+        if system.base != BASE or system.accept != "exact" or system.draft == NONE:
+            runs.setdefault(system.name, []).append(_Translated(RunFile(system.model.parent / system.scores)))
+    names = [BASE, *(name for name in runs if name != BASE)]
+    scored = {name: Scored(name=name, runs=runs[name]) for name in names}
+    pruned = compare_arms([scored[name] for name in names], [METRIC]).cells
+    teacher = compare_arms([scored[TEACHER], *(s for n, s in scored.items() if n != TEACHER)], [METRIC]).cells
     return {
-        name: {METRIC: cells.score, "difference": cells.difference, "p": cells.p, "Holm's p": cells.holm}
-        for (_, name), cells in compared.cells.items()
+        name: {
+            METRIC: pruned[METRIC, name].score,
+            "from teacher": teacher[METRIC, name].difference,
+            "from pruned": pruned[METRIC, name].difference,
+            "p": pruned[METRIC, name].p,
+            "Holm's p": pruned[METRIC, name].holm,
+        }
+        for name in names
     }
 
 
@@ -81,31 +98,26 @@ def _millions(model: Path) -> float:
 
 
 def _speed_cells(
-    name: str, speeds: Sequence[SystemSpeed], batches: Sequence[int], drafts_for_base: bool
+    system: TimedSystem, speeds: Sequence[SystemSpeed], batches: Sequence[int]
 ) -> dict[str, Any]:
-    """Speed of a system over base and teacher, and what was predicted of its draft.
-
-    What is measured of a draft for the base itself is its speed over the base; the drafts of other models are predicted
-    alone, since those models are not timed without one.
-    """
-    cells: dict[str, Any] = {}
+    """Speed of a system over base and teacher, and what was predicted of its draft."""
+    name, cells = system.name, dict[str, Any]()
     for batch in batches:
         own = [s for s in speeds if s.name == name and s.batch == batch]
         at = "" if len(batches) == 1 or batch == batches[0] else f" at {batch}"
+        over_base = _ratio(speeds, system.base, own)
         if batch == batches[0]:
             checked, accepted = (sum(s.draft_tokens[i] for s in own) for i in (0, 1))
             cells["acceptance"] = accepted / checked if checked else ""
-            predicted = [s.predicted_gain for s in own if s.predicted_gain is not None]
-            cells["predicted"] = float(np.mean(predicted)) if predicted else ""
-            compared = bool(predicted) and drafts_for_base
-            cells["measured"] = measured = _ratio(speeds, BASE, own) if compared else ""
+            gains = [s.predicted_gain for s in own if s.predicted_gain is not None]
+            cells["predicted"] = predicted = float(np.mean(gains)) if gains else ""
             cells["prediction off by"] = (
-                f"{100 * (cells['predicted'] / measured - 1):+.1f} %" if isinstance(measured, float) else ""
+                f"{100 * (predicted / over_base - 1):+.1f} %" if isinstance(predicted, float) else ""
             )
         cells[f"tokens/s{at}"] = 1000 / mean_ms(own)
-        cells[f"over base{at}"] = _ratio(speeds, BASE, own)
+        cells[f"over base{at}"] = over_base
         if batch == batches[0]:
-            interval = None if name == BASE else gain_interval(_paired(speeds, BASE, own))
+            interval = None if name == BASE else gain_interval(_paired(speeds, system.base, own))
             cells["over base, 95 %"] = "" if interval is None else f"{interval[0]:.2f} to {interval[1]:.2f}"
             cells["over base at least"] = "" if interval is None else interval[0]
         cells[f"over teacher{at}"] = _ratio(speeds, TEACHER, own)
@@ -115,10 +127,7 @@ def _speed_cells(
 
 
 def _ratio(speeds: Sequence[SystemSpeed], other: str, own: Sequence[SystemSpeed]) -> float:
-    """Times as fast as another system: the median over repeats of the mean over pairs, taken within each repeat.
-
-    Of another system that has the same seeds, each run is compared with its own.
-    """
+    """Times as fast as another system: the median over repeats of the mean over pairs, taken within each repeat."""
     pairs = _paired(speeds, other, own)
     repeats = range(len(own[0].ms_per_token))
     return median(
@@ -129,10 +138,25 @@ def _ratio(speeds: Sequence[SystemSpeed], other: str, own: Sequence[SystemSpeed]
 def _paired(
     speeds: Sequence[SystemSpeed], other: str, own: Sequence[SystemSpeed]
 ) -> list[tuple[SystemSpeed, SystemSpeed]]:
-    """Each run and pair of a system behind the one of another system that it is compared with."""
-    there = {(s.seed, s.pair): s for s in speeds if s.name == other and s.batch == own[0].batch}
-    first = min(seed for seed, _ in there)
-    return [(there.get((s.seed, s.pair)) or there[first, s.pair], s) for s in own]
+    """Each run and pair of a system behind the one of another system that it is compared with.
+
+    Runs of the same seed are compared; a system that was trained once is compared with every run of the other.
+    """
+    there, here = (
+        {(s.seed, s.pair): s for s in side if s.batch == own[0].batch} for side in (_of(speeds, other), own)
+    )
+    seeds = {seed for seed, _ in (*there, *here)}
+    first, own_first = (min(seed for seed, _ in side) for side in (there, here))
+    pairs = dict.fromkeys(pair for _, pair in here)
+    return [
+        (there.get((seed, pair)) or there[first, pair], here.get((seed, pair)) or here[own_first, pair])
+        for seed in sorted(seeds)
+        for pair in pairs
+    ]
+
+
+def _of(speeds: Sequence[SystemSpeed], name: str) -> list[SystemSpeed]:
+    return [speed for speed in speeds if speed.name == name]
 
 
 def gain_interval(
@@ -155,7 +179,7 @@ def gain_interval(
     """
     if min((len(one.piece_tokens) for both in compared for one in both), default=0) < 2:
         return None
-    seeds = sorted({own.seed for _, own in compared})
+    seeds = sorted({(other.seed, own.seed) for other, own in compared})
     # Time per token, the sum over pairs, of each side, seed, draw and repeat; the last draw has every utterance once.
     sums = np.zeros((2, len(seeds), draws + 1, len(compared[0][1].ms_per_token)))
     for number, source in enumerate(sorted({_source(own) for _, own in compared})):
@@ -166,7 +190,9 @@ def gain_interval(
         for both in of_source:
             for side, one in enumerate(both):
                 tokens = weights @ np.array(one.piece_tokens)
-                sums[side, seeds.index(both[1].seed)] += weights @ np.array(one.piece_s) / tokens[:, None]
+                sums[side, seeds.index((both[0].seed, both[1].seed))] += (
+                    weights @ np.array(one.piece_s) / tokens[:, None]
+                )
     totals = sums.sum(1)
     ratios = np.median(totals[0] / totals[1], axis=1)
     if len(seeds) == 1:

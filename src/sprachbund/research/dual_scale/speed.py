@@ -43,7 +43,8 @@ from sprachbund.util.provenance import machine
 
 # Systems: models with and without a draft.
 
-BASE = "pruned, no draft"
+NO_DRAFT = "no draft"
+BASE = f"pruned, {NO_DRAFT}"
 CHOSEN = f"{MAIN}, draft tokens chosen"
 MEDUSA = "medusa"
 LOSSY: tuple[Accept, ...] = ("top-2", "top-3", "unchecked")
@@ -60,6 +61,8 @@ class TimedSystem:
         draft: as `--draft` of `translate`.
         num_draft_tokens: draft tokens in a pass; None chooses by predicted gain.
         accept: rule of acceptance of draft tokens.
+        base: name of the system that its speed is compared with: the same model without a draft, or `BASE` of one that
+            has none.
     """
 
     name: str
@@ -68,6 +71,7 @@ class TimedSystem:
     draft: str = NONE
     num_draft_tokens: int | None = None
     accept: Accept = "exact"
+    base: str = BASE
 
     @property
     def scores(self) -> str:
@@ -81,43 +85,66 @@ def models_of(recipe: DualScaleRecipe, directory: Path) -> list[Path]:
 
 
 def systems_of(recipe: DualScaleRecipe, directory: Path) -> list[TimedSystem]:
-    """All systems that are measured, the teacher first."""
-    first, count = recipe.seeds[0], recipe.timing.num_draft_tokens
+    """All systems that are measured, the teacher first.
+
+    Every model with a draft of its own is there without one, too: models of one shape differ in speed.
+    """
+    first = recipe.seeds[0]
     systems = [TimedSystem(name=TEACHER, seed=first, model=run_folder(directory, TEACHER, first) / "model")]
     for seed in recipe.seeds:
-        model = run_folder(directory, MAIN, seed) / "model"
-        systems.append(TimedSystem(name=BASE, seed=seed, model=model))
-        systems.append(TimedSystem(name=MAIN, seed=seed, model=model, draft=MAIN, num_draft_tokens=count))
-    base = run_folder(directory, MAIN, first) / "model"
-    systems.append(TimedSystem(name=CHOSEN, seed=first, model=base, draft=MAIN))
-    lossy = LOSSY if recipe.timing.accepts_lossy else ()
-    systems += _lossy(MAIN, first, base, lossy)
-    for name in (TOKEN_MAP, DRAFT_MODEL):
-        if name in recipe.arms:
-            folder = run_folder(directory, name, first) / "model"
-            draft = folder / DRAFT_FILE if name == TOKEN_MAP else folder
-            systems.append(
-                TimedSystem(name=name, seed=first, model=base, draft=str(draft), num_draft_tokens=count)
-            )
-    for name, options in recipe.trained_arms.items():
-        model = run_folder(directory, name, first) / "model"
-        if options.draft == "none":
-            systems.append(TimedSystem(name=name, seed=first, model=model))
-        elif name != MAIN:
-            systems.append(
-                TimedSystem(name=name, seed=first, model=model, draft=options.draft, num_draft_tokens=count)
-            )
-        if name == MEDUSA:
-            systems += _lossy(MEDUSA, first, model, lossy[-1:])
+        systems += _of_main_arm(recipe, directory, seed)
+        for name, options in recipe.trained_arms.items():
+            if name != MAIN:
+                model = run_folder(directory, name, seed) / "model"
+                systems += _of_other_arm(recipe, name, options.draft, seed, model)
     return systems
 
 
-def _lossy(draft: str, seed: int, model: Path, ways: tuple[Accept, ...]) -> list[TimedSystem]:
+def _of_main_arm(recipe: DualScaleRecipe, directory: Path, seed: int) -> list[TimedSystem]:
+    count, model = recipe.timing.num_draft_tokens, run_folder(directory, MAIN, seed) / "model"
+    systems = [
+        TimedSystem(name=BASE, seed=seed, model=model),
+        TimedSystem(name=MAIN, seed=seed, model=model, draft=MAIN, num_draft_tokens=count),
+        TimedSystem(name=CHOSEN, seed=seed, model=model, draft=MAIN),
+        *_lossy(recipe, MAIN, LOSSY, seed, model, BASE),
+    ]
+    for name in (TOKEN_MAP, DRAFT_MODEL):
+        if name in recipe.arms:
+            folder = run_folder(directory, name, seed) / "model"
+            draft = str(folder / DRAFT_FILE if name == TOKEN_MAP else folder)
+            systems.append(
+                TimedSystem(name=name, seed=seed, model=model, draft=draft, num_draft_tokens=count)
+            )
+    return systems
+
+
+def _of_other_arm(
+    recipe: DualScaleRecipe, name: str, draft: str, seed: int, model: Path
+) -> list[TimedSystem]:
+    if draft == "none":
+        return [TimedSystem(name=name, seed=seed, model=model)]
+    base, count = f"{name}, {NO_DRAFT}", recipe.timing.num_draft_tokens
+    systems = [
+        TimedSystem(name=base, seed=seed, model=model),
+        TimedSystem(name=name, seed=seed, model=model, draft=draft, num_draft_tokens=count, base=base),
+    ]
+    return systems + (_lossy(recipe, MEDUSA, LOSSY[-1:], seed, model, base) if name == MEDUSA else [])
+
+
+def _lossy(
+    recipe: DualScaleRecipe, draft: str, ways: tuple[Accept, ...], seed: int, model: Path, base: str
+) -> list[TimedSystem]:
     return [
         TimedSystem(
-            name=f"{draft}, {how}", seed=seed, model=model, draft=draft, num_draft_tokens=1, accept=how
+            name=f"{draft}, {how}",
+            seed=seed,
+            model=model,
+            draft=draft,
+            num_draft_tokens=1,
+            accept=how,
+            base=base,
         )
-        for how in ways
+        for how in (ways if recipe.timing.accepts_lossy else ())
     ]
 
 
