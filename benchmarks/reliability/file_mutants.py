@@ -251,19 +251,26 @@ def _evaluated(path: Path) -> None:
 
 
 def _made(folder: Path) -> Path:
-    from sprachbund.cli.data import MADE, _check_settings
+    from sprachbund.data.begun import MADE, begin
 
-    _check_settings(folder, _SETTINGS)
+    begin(folder, _SETTINGS)
+    (folder / "cuts.00000.jsonl").touch()  # nothing is read of a folder without a shard
     return folder / MADE
 
 
-_SETTINGS: dict[str, Any] = {"name": "tiny", "seed": 3, "languages": ["en", "de"], "voices": [], "share": 0.5}
+_SETTINGS: dict[str, Any] = {
+    "corpus": "tiny",
+    "seed": 3,
+    "languages": ["en", "de"],
+    "voices": [],
+    "share": 0.5,
+}
 
 
 def _read_made(path: Path) -> None:
-    from sprachbund.cli.data import _check_settings
+    from sprachbund.data.begun import begin
 
-    _check_settings(path.parent, _SETTINGS)
+    begin(path.parent, _SETTINGS)
 
 
 def _best(folder: Path) -> Path:
@@ -768,17 +775,20 @@ def _read_label_record(path: Path) -> None:
 
 
 def _prepared(folder: Path) -> Path:
-    from sprachbund.corpora.public.preparation import claim
+    from sprachbund.data.begun import PREPARED_FROM
+    from sprachbund.util.files import write_json
 
-    claim(folder, _SETTINGS)
     _corpus(folder)
-    return folder / ".prepared-from"
+    write_json(folder / PREPARED_FROM, _SETTINGS)
+    return folder / PREPARED_FROM
 
 
 def _read_prepared(path: Path) -> None:
-    from sprachbund.corpora.public.preparation import claim
+    from sprachbund.corpora.public.preparation import _begin
+    from sprachbund.data.begun import MADE
 
-    claim(path.parent, _SETTINGS)
+    (path.parent / MADE).unlink(missing_ok=True)  # which is written where the former file is taken
+    _begin(path.parent, _SETTINGS)
 
 
 def _corpus_counts(folder: Path) -> Path:

@@ -231,7 +231,9 @@ def test_broken_off_it_goes_on_with_the_next_shard(teacher: Conformer, tmp_path:
 def test_labels_of_other_settings_never_mix(teacher: Conformer, tmp_path: Path) -> None:
     data = make_corpus(tmp_path / "data", texts=False)
     label(teacher, Script(), tmp_path / "out", data)
-    with pytest.raises(SprachbundError, match="begun with another options"):
+    with pytest.raises(
+        SprachbundError, match=r"begun with options\.filters\.max_length_ratio 3\.0, not 9\.0"
+    ):
         label(teacher, Script(), tmp_path / "out", data, filters=FilterOptions(max_length_ratio=9.0))
     with pytest.raises(SprachbundError, match="is no corpus of labels; name a new folder"):
         label(teacher, Script(), data, data)
@@ -378,7 +380,7 @@ def test_labels_are_of_the_speech_that_they_were_begun_with(teacher: Conformer, 
     label(teacher, Script(), tmp_path / "new", folder, shard_s=0.6)
     shutil.rmtree(folder)
     make_corpus(folder, texts=False, count=5)
-    with pytest.raises(SprachbundError, match="new was begun with another content"):
+    with pytest.raises(SprachbundError, match="new was begun with content "):
         label(teacher, Script(), tmp_path / "new", folder, shard_s=0.6)
 
 
@@ -391,7 +393,7 @@ def test_labels_go_on_with_another_size_of_batches(teacher: Conformer, tmp_path:
     settings["options"]["batch_size"] = 16  # as an earlier version wrote it
     (out / "pseudo_labels.json").write_text(json.dumps(settings))
     assert label(teacher, Script(), out, data, batch_size=2).utterances == 6
-    with pytest.raises(SprachbundError, match="was begun with another options"):
+    with pytest.raises(SprachbundError, match=r"was begun with options\.shard_s "):
         label(teacher, Script(), out, data, shard_s=5.0)
 
 
@@ -415,7 +417,7 @@ def test_labels_begun_before_the_options_were_named_go_on_where_they_are_the_sam
     named = {"teacher": "x", "decoding": asdict(DecodingOptions(timestamps=False))}
     claim(tmp_path / "out", {"teacher": "x"})
     claim(tmp_path / "out", named)
-    with pytest.raises(SprachbundError, match="was begun with another decoding"):
+    with pytest.raises(SprachbundError, match=r"was begun with decoding\."):
         claim(tmp_path / "out", {**named, "decoding": asdict(DecodingOptions(timestamps=True))})
 
 
@@ -423,5 +425,5 @@ def test_labels_begun_before_there_was_an_option_go_on_where_it_is_not_given(tmp
     before = {name: value for name, value in asdict(DecodingOptions()).items() if name != "tempos"}
     claim(tmp_path / "out", {"decoding": before})
     claim(tmp_path / "out", {"decoding": asdict(DecodingOptions())})
-    with pytest.raises(SprachbundError, match="was begun with another decoding"):
+    with pytest.raises(SprachbundError, match=r"was begun with decoding\."):
         claim(tmp_path / "out", {"decoding": asdict(DecodingOptions(tempos=(1.3, 1.6)))})

@@ -8,7 +8,8 @@ import pytest
 import soundfile
 
 from sprachbund.data import own
-from sprachbund.data.manifest import PREPARED_FROM, Manifest
+from sprachbund.data.begun import MADE, PREPARED_FROM
+from sprachbund.data.manifest import Manifest
 from sprachbund.data.own import (
     OwnData,
     OwnOptions,
@@ -339,6 +340,7 @@ def test_a_folder_of_an_earlier_version_keeps_its_parts(
     with monkeypatch.context() as patch:
         patch.setattr(own, "_words", own._text_before)
         begun = prepare_own(read_table(path), out, options)
+    (out / MADE).unlink()
     (out / PREPARED_FROM).write_text(own._digest([what, 0.3]) + "\n")
     assert prepare_own(read_table(path), out, options) == begun
     parts = sentences_by_part(out)
@@ -504,7 +506,9 @@ def test_clipped_utterances_are_counted(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_two_corpora_never_mix(tmp_path: Path) -> None:
     prepare_own(read_table(table(tmp_path, GOOD_A)), tmp_path / "out", NAMED)
-    with pytest.raises(SprachbundError, match="holds another corpus, or this one before it changed"):
+    with pytest.raises(
+        SprachbundError, match=r"out was begun with content \w{12}, not \w{12}; name a new folder"
+    ):
         prepare_own(read_table(table(tmp_path, GOOD_A, GOOD_B)), tmp_path / "out", NAMED)
 
 

@@ -162,7 +162,7 @@ def test_a_second_run_makes_nothing_again(tiny: Path, capsys: pytest.CaptureFixt
 
 def test_a_folder_of_other_options_is_refused(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*asked(tiny), "--set", "training.steps=9"]) != 0
-    assert "holds a study with training.steps = " in capsys.readouterr().err
+    assert "was begun with training.steps 4, not 9; give another --out" in capsys.readouterr().err
 
 
 def test_times_of_other_systems_are_not_taken(tiny: Path) -> None:

@@ -131,7 +131,7 @@ def test_a_second_run_makes_nothing_again(run: Path, capsys: pytest.CaptureFixtu
 
 def test_a_folder_of_other_options_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*command(run), "--set", "second.steps=9"]) != 0
-    assert "holds a study with second.steps = " in capsys.readouterr().err
+    assert "was begun with second.steps " in capsys.readouterr().err
 
 
 def test_a_seamless_checkpoint_goes_through_every_arm(

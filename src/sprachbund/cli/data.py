@@ -1,6 +1,5 @@
 """`sprachbund data`: make and prepare corpora, and look at them."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -413,13 +412,12 @@ SentenceShare = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print a JSON object.")]
 
-MADE = "made.json"
-"""Settings that a corpus was begun with."""
-
-_BEFORE = {"synthesizers": ["espeak-ng"], "voices": []}
+_BEFORE = {
+    "synthesizers": ["espeak-ng"],
+    "voices": [],
+    "augmentation": {"tone_probability": 0.0, "tone_db": 10.0},
+}
 """Settings of corpora that were begun before there was a choice."""
-_CHANNELS_BEFORE = {"tone_probability": 0.0, "tone_db": 10.0}
-"""The same of their `augmentation`."""
 
 MEAN_UTTERANCE_S = 2.4
 """Mean of the phrasebook's training part, no more exact than `--hours` promises."""
@@ -480,10 +478,7 @@ def asterisk(out: Out, source: Packages = None, languages: Languages = None, as_
     """Write the recorded prompts as train, dev, test and unheard."""
     from sprachbund.corpora.asterisk.packages import LANGUAGES
     from sprachbund.corpora.asterisk.writing import cleaning_table, prepare
-    from sprachbund.data.manifest import PREPARED_FROM
 
-    if there := [out / name for name in (PREPARED_FROM, MADE) if (out / name).exists()]:
-        raise UsageError(f"{out} holds another corpus, begun with {there[0].name}; name a new folder")
     with Bar("preparing prompts") as bar:
         done = prepare(out, source, languages=listed(languages) or LANGUAGES, progress=bar.update)
     if as_json:
@@ -705,7 +700,7 @@ def phrasebook(
     # The tables by what is in them, so that a folder of corpora can be moved and goes on there.
     del settings["sentences"]
     settings["sentences_sha256"] = files_sha256(tables.glob("*.tsv")) if tables else None
-    _check_settings(out, {"corpus": "phrasebook"} | settings)
+    _begin(out, "phrasebook", settings)
     with resumable(out), Bar(f"phrasebook/{edition}") as bar:
         editions.make_edition(out, chosen, workers=workers, ray_address=ray, progress=_labelled(bar))
     _print_parts(out)
@@ -786,7 +781,7 @@ def telephone(
     with as_usage():
         voices = check_synthesizers(options.synthesizers, options.languages)
     settings = asdict(options) | {"voices": voices, "pieces": file_sha256(options.pieces)}
-    _check_settings(out, {"corpus": "telephone"} | settings)
+    _begin(out, "telephone", settings)
     with resumable(out), Bar("telephone") as bar:
         make_telephone(out, options, source=source, workers=workers, ray_address=ray, progress=_labelled(bar))
     _print_parts(out)
@@ -807,7 +802,7 @@ def outside(
 
     changes = {"per_kind": per_kind, "seed": seed}
     options = Outside(**{key: value for key, value in changes.items() if value is not None})
-    _check_settings(out, {"corpus": "outside"} | asdict(options))
+    _begin(out, "outside", asdict(options))
     with resumable(out), Bar("outside") as bar:
         make_outside(out, options, workers=workers, ray_address=ray, progress=_labelled(bar))
     _print_parts(out)
@@ -856,30 +851,18 @@ def mixed(
             "seed": seed,
         }
         options = MixedSpeechOptions(**{key: value for key, value in changes.items() if value is not None})  # type: ignore[arg-type]
-    _check_settings(out, {"corpus": "mixed"} | asdict(options))
+    _begin(out, "mixed", asdict(options))
     with resumable(out), Bar("mixed") as bar:
         make_mixed(out, options, source=source, workers=workers, ray_address=ray, progress=_labelled(bar))
     _print_parts(out)
 
 
-def _check_settings(out: Path, settings: dict[str, Any]) -> None:
-    """Check that a folder that is resumed was made with the same settings, so that corpora never mix."""
-    from sprachbund.data.manifest import PREPARED_FROM, corpora_in
-    from sprachbund.util.files import read_object, write_text
+def _begin(out: Path, corpus: str, settings: dict[str, Any]) -> None:
+    """Begin to fill a folder, or see that it was begun with the same settings."""
+    from sprachbund.data.begun import begin
 
-    path = out / MADE
-    if (out / PREPARED_FROM).exists() and not path.exists():
-        raise UsageError(f"{out} holds recordings that were prepared; name a new folder")
-    wanted = json.loads(json.dumps(settings))
-    advice = "delete it if the corpus there was begun with this command, or name a new folder"
-    known = _BEFORE | read_object(path, advice=advice) if path.exists() else wanted
-    if isinstance(channels := known.get("augmentation"), dict):
-        known["augmentation"] = _CHANNELS_BEFORE | channels
-    for key, value in wanted.items():
-        if key in known and known[key] != value:
-            raise UsageError(f"{out} was begun with {key} {known[key]}, not {value}; name a new folder")
-    if not path.exists() and not corpora_in(out):
-        write_text(path, json.dumps(wanted, indent=1) + "\n")
+    with as_usage():
+        begin(out, {"corpus": corpus} | settings, before=_BEFORE)
 
 
 def _labelled(bar: Bar) -> Callable[[str, int, int], None]:

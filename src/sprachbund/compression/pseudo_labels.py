@@ -34,6 +34,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family
 from sprachbund.text.identify import LanguageIdentifier
 from sprachbund.text.languages import primary
+from sprachbund.util.begun import refuse_others
 from sprachbund.util.computing import Computing
 from sprachbund.util.files import is_empty, read_model, read_object, write_json
 from sprachbund.util.jobs import done, run
@@ -455,12 +456,10 @@ def claim(out: Path, settings: dict[str, Any]) -> None:
             known["options"].pop("batch_size", None)  # which changes no label; earlier versions wrote it down
         if CONTENT in wanted:
             known.setdefault(CONTENT, wanted[CONTENT])  # before it was written down
-        changed = sorted(key for key in {*wanted, *known} if wanted.get(key) != known.get(key))
-        if changed:
-            raise SprachbundError(
-                f"{out} was begun with another {', '.join(changed)} ({SETTINGS} there says which); name a new folder"
-            )
-        return
+        both = dict.fromkeys([*wanted, *known])
+        return refuse_others(
+            out, known, {name: wanted.get(name) for name in both}, advice="name a new folder"
+        )
     if out.exists() and (not out.is_dir() or not is_empty(out)):
         raise SprachbundError(f"{out} is there already and is no corpus of labels; name a new folder")
     write_json(path, wanted)

@@ -51,8 +51,6 @@ INFO_FILE = "dataset.json"
 """File with the name, owner and size of a corpus; it is written last."""
 INDEX_FILE = "index.json"
 """The same of a corpus of tar shards; see `sprachbund.data.shards`."""
-PREPARED_FROM = ".prepared-from"
-"""File with what a folder of prepared recordings was made of."""
 _ADVICE = "copy the corpus again, or delete the shard and make it again"
 _FORMER_NAMES = {"foreign_words": "embedded_words", "foreign_places": "embedded_ranges"}
 _FORMER_NAMES_OF_SPANS = {"places": "word_ranges"}

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, RootModel
 
 from sprachbund.audio.constants import SAMPLE_RATE
+from sprachbund.data.begun import PREPARED_FROM, begin
 from sprachbund.data.manifest import (
-    PREPARED_FROM,
     ManifestWriter,
     cuts_path,
     is_clipped,
@@ -137,7 +137,7 @@ def prepare_own(
         SprachbundError: a fault, unless faults are skipped; nothing to write; `out` holds something else.
     """
     faults = list(_checked(corpus.faults, options))
-    sentence = _claim(out, corpus.recordings, options)
+    sentence = _begin(out, corpus.recordings, options)
     if not corpus.recordings:
         _write_skipped(out / SKIPPED, faults)
         raise _nothing_left(options.name, out / SKIPPED, faults)
@@ -203,26 +203,18 @@ def _text_before(recording: OwnRecording) -> str:
     return recording.text.casefold()
 
 
-def _claim(out: Path, recordings: Sequence[OwnRecording], options: OwnOptions) -> _Sentence:
-    """Make `out` ours, or see that it is from before, so that shards of two corpora never mix; its rule of sentences.
+def _begin(out: Path, recordings: Sequence[OwnRecording], options: OwnOptions) -> _Sentence:
+    """Begin to fill a folder, or see that it was begun with the same recordings; its rule of sentences.
 
     A folder goes on by the rule that it was begun with.
     """
-    out.mkdir(parents=True, exist_ok=True)
     what = [{**_identity(r), "where": "", "path": str(r.path.resolve())} for r in recordings]
-    settings = [what, options.dev_share]
-    before = _digest(settings)
-    digest = _digest([*settings, "words"]) if options.dev_share else before
-    path = out / PREPARED_FROM
-    known = read_text(path).strip() if path.exists() else None
-    if known == digest:
-        return _words
-    if known == before:
-        return _text_before
-    if any(out.rglob("cuts.*.jsonl")):
-        raise SprachbundError(f"{out} holds another corpus, or this one before it changed; name a new folder")
-    write_text(path, digest + "\n")
-    return _words
+    settings = {"corpus": "recordings", "content": _digest(what), "dev_share": options.dev_share}
+    former = out / PREPARED_FROM
+    digest = read_text(former).strip() if former.exists() else None
+    by_text, by_words = _digest([what, options.dev_share]), _digest([what, options.dev_share, "words"])
+    begin(out, settings, known=settings if digest in (by_text, by_words) else None)
+    return _text_before if digest == by_text else _words
 
 
 def _digest(settings: Sequence[Any]) -> str:

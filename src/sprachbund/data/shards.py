@@ -43,6 +43,7 @@ from sprachbund.data.manifest import (
     utterance_of,
 )
 from sprachbund.errors import SprachbundError, first_line
+from sprachbund.util.begun import refuse_others
 from sprachbund.util.files import (
     atomic_path,
     file_sha256,
@@ -64,7 +65,6 @@ CODECS: tuple[Codec, ...] = get_args(Codec)
 _UTTERANCE = np.dtype([("duration_s", "<f4"), ("language", "<u2")])
 _PARTS = "parts"
 _PACKING_FILE = "packing.json"
-_CONTENT = "content"
 _ADVICE = "copy the corpus again, or pack it again with `sprachbund data pack`"
 _OPUS_BIT_RATE = 30_000
 _BLOCK = 8 * 2**20
@@ -667,7 +667,7 @@ def pack(
     """
     manifest = open_corpus(source)
     settings = {
-        _CONTENT: manifest.content_hash(),
+        "content": manifest.content_hash(),
         "utterances": len(manifest),
         "codec": codec,
         "shard_utterances": shard_utterances,
@@ -700,14 +700,7 @@ def _check_begun(out: Path, settings: Mapping[str, Any]) -> None:
     if not begun.exists() and (out / INDEX_FILE).exists():
         raise SprachbundError(f"{out} holds other shards; choose another --out, or delete it")
     known = read_object(begun) if begun.exists() else settings
-    for name, value in settings.items():
-        if known.get(name) != value:
-            how = (
-                "of another corpus, or of this one before it changed"
-                if name == _CONTENT
-                else f"with {name} {known.get(name)}, not {value}"
-            )
-            raise SprachbundError(f"{out} holds other shards, {how}; choose another --out, or delete it")
+    refuse_others(out, known, settings, advice="choose another --out, or delete it")
 
 
 def _write_shard(

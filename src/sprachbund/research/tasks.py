@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from sprachbund.errors import SprachbundError
 from sprachbund.util import jobs as work
+from sprachbund.util.begun import refuse_others
 from sprachbund.util.files import files_sha256, read_object, write_json
 from sprachbund.util.progress import Progress, Report, nothing
 
@@ -123,12 +124,8 @@ def remember(out: Path, recipe: BaseModel, *, may_change: Sequence[str], data: S
     values, path = recipe.model_dump(mode="json"), out / STUDY_FILE
     if path.exists():
         before = _with_defaults(read_study(out), type(recipe))
-        for key in values:
-            if key not in may_change and before.get(key) != values[key]:
-                raise SprachbundError(
-                    f"{out} holds a study with {_first_difference(key, before.get(key), values[key])}; "
-                    "give another --out, or the same recipe"
-                )
+        fixed = {key: value for key, value in values.items() if key not in may_change}
+        refuse_others(out, before, fixed, advice="give another --out, or the same recipe")
     hashes = _hashes(out, data)
     write_json(path, values)
     write_json(out / DATA_FILE, hashes)
@@ -168,11 +165,3 @@ def read_study(out: Path) -> dict[str, Any]:
     if not path.exists():
         raise SprachbundError(f"{out} holds no study; begin one with `sprachbund study run`")
     return read_object(path, advice="begin the study in another folder")
-
-
-def _first_difference(key: str, before: Any, now: Any) -> str:
-    if isinstance(before, dict) and isinstance(now, dict):
-        for part in (*before, *now):
-            if before.get(part) != now.get(part):
-                return _first_difference(f"{key}.{part}", before.get(part), now.get(part))
-    return f"{key} = {before!r}, and this one has {now!r}"

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sprachbund.errors import SprachbundError
+from sprachbund.util.begun import refuse_others
 from sprachbund.util.files import files_sha256, read_object, write_json
 
 SETTINGS = "settings.json"
@@ -30,13 +30,9 @@ def check_begun(directory: Path, settings: Mapping[str, Any]) -> None:
     """Raises SprachbundError when a folder was begun with other settings."""
     path = directory / SETTINGS
     advice = f"delete {directory}, and it is made anew, or name another --out"
-    known = read_object(path, advice=advice) if path.exists() else None
-    for name, value in _flat(settings).items():
-        if known is not None and known.get(name) != value:
-            raise SprachbundError(
-                f"{directory} was begun with {name} {_shown(known.get(name))}, not {_shown(value)}; "
-                "delete it or name another --out"
-            )
+    if path.exists():
+        known = read_object(path, advice=advice)
+        refuse_others(directory, known, _flat(settings), advice="delete it or name another --out")
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,8 +42,3 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
         inside = _flat(value) if isinstance(value, dict) else None
         flat.update({name: value} if inside is None else {f"{name}.{key}": v for key, v in inside.items()})
     return flat
-
-
-def _shown(value: Any) -> str:
-    """Hashes short."""
-    return " ".join(map(_shown, value)) or "none" if isinstance(value, list) else str(value)[:12]

@@ -13,8 +13,8 @@ from typing import Any
 
 from sprachbund.corpora.asterisk.packages import LANGUAGES, SPEAKERS
 from sprachbund.corpora.asterisk.prompts import Clips, Prompt, PromptSet, is_clip, load_clips, load_prompt_set
+from sprachbund.data.begun import begin
 from sprachbund.data.manifest import INFO_FILE, ManifestWriter, refuse_other
-from sprachbund.errors import SprachbundError
 from sprachbund.util.files import write_json
 from sprachbund.util.progress import Progress, nothing
 
@@ -50,10 +50,8 @@ def prepare(
         max_duration_s: longer recordings are left out.
         progress: called with recordings written and in all.
     """
-    theirs = (path for part in PARTS for path in (out / part).glob("cuts.*.jsonl"))
-    if not (out / CLEANING).exists() and any(theirs):
-        raise SprachbundError(f"{out} holds another corpus; name a new folder")
-    out.mkdir(parents=True, exist_ok=True)
+    settings = {"corpus": "asterisk"}  # other languages replace what is there
+    begin(out, settings, known=settings if (out / CLEANING).exists() else None)
     prompts = load_prompt_set(source, languages, cache=out / ".packages")
     cleaning = {language: dict(counts) for language, counts in prompts.cleaning.items()}
     write_json(out / CLEANING, cleaning)

@@ -31,8 +31,8 @@ from sprachbund.corpora.public.items import (
     check,
 )
 from sprachbund.corpora.public.tables import tag
+from sprachbund.data.begun import PREPARED_FROM, begin
 from sprachbund.data.manifest import (
-    PREPARED_FROM,
     ManifestWriter,
     is_clipped,
     refuse_integers,
@@ -40,7 +40,7 @@ from sprachbund.data.manifest import (
 )
 from sprachbund.errors import SprachbundError
 from sprachbund.util.arrays import Samples
-from sprachbund.util.files import read_object, write_json, write_text
+from sprachbund.util.files import read_object, write_text
 
 # Sections of long recordings.
 
@@ -159,28 +159,14 @@ LEFT_OUT = "left_out.tsv"
 _COUNTS = ".counts.{}.json"
 
 
-def claim(out: Path, begun_with: Mapping[str, Any]) -> None:
-    """Make a folder ours, or see that what it holds was begun with the same, so that corpora never mix.
-
-    Raises:
-        SprachbundError: it holds something else.
-    """
-    path = out / PREPARED_FROM
-    wanted = json.loads(json.dumps(begun_with))
-    holds_some = any(out.rglob("cuts.*.jsonl")) if out.exists() else False
-    if holds_some and path.exists():
-        known = read_object(path, advice="name a new folder")
-        for key, value in wanted.items():
-            if known.get(key) != value:
-                raise SprachbundError(
-                    f"{out} was begun with {key} {known.get(key)}, not {value}; name a new folder"
-                )
-        return
-    if holds_some:
-        raise SprachbundError(f"{out} holds another corpus; name a new folder")
-    for remembered in list(out.rglob(_COUNTS.format("*"))):
-        remembered.unlink()  # of shards without an utterance: what was missing may be there now, or other options hold
-    write_json(path, wanted, indent=None)
+def _begin(out: Path, settings: Mapping[str, Any]) -> None:
+    """Begin to fill a folder, or see that it was begun with the same settings."""
+    former = out / PREPARED_FROM
+    known = read_object(former, advice="name a new folder") if former.exists() else None
+    if begin(out, settings, known=known):
+        # Of shards without an utterance: what was missing may be there now, or other options hold.
+        for remembered in list(out.rglob(_COUNTS.format("*"))):
+            remembered.unlink()
 
 
 def write_part(part: Part, directory: Path, options: CorpusOptions, shard_size: int = SHARD_SIZE) -> Counts:
@@ -386,7 +372,7 @@ class Preparation:
             raise SprachbundError(
                 f"{source} holds no {', '.join(missing)} of {self.name}, but {there}; choose others with --splits"
             )
-        claim(out, self._begun_with(source, options, parts))
+        _begin(out, self._settings(source, options, parts))
         counts = {part.name: write_part(part, out / part.name, options) for part in parts}
         if not any(count.written for count in counts.values()):
             for name, written in counts.items():
@@ -403,7 +389,7 @@ class Preparation:
         what = f" for {', '.join(asked)}" if asked else ""
         return f"{source} holds nothing of {self.name}{what}; get it from {self.homepage}"
 
-    def _begun_with(self, source: Path, options: CorpusOptions, parts: Sequence[Part]) -> dict[str, object]:
+    def _settings(self, source: Path, options: CorpusOptions, parts: Sequence[Part]) -> dict[str, object]:
         return {
             "corpus": self.name,
             "source": str(source.resolve()),

@@ -42,6 +42,7 @@ from sprachbund.research.gradient_sharing.gradients import (
     stream_gradients,
 )
 from sprachbund.research.gradient_sharing.sketches import Sketches
+from sprachbund.util.begun import refuse_others
 from sprachbund.util.computing import Computing
 from sprachbund.util.distributed import own_device
 from sprachbund.util.files import read_object, write_text
@@ -112,11 +113,7 @@ def begin(directory: Path, settings: Mapping[str, Any]) -> None:
     wanted = json.loads(json.dumps(settings))
     advice = f"delete {directory} or name another --out"
     known = read_object(path, advice=advice) if path.exists() else wanted
-    for name, value in wanted.items():
-        if known.get(name) != value:
-            raise SprachbundError(
-                f"{directory} was begun with {name} {known.get(name)}, not {value}; delete it or name another --out"
-            )
+    refuse_others(directory, known, wanted, advice="delete it or name another --out")
     write_text(path, json.dumps(wanted, indent=1))
 
 
