@@ -267,6 +267,29 @@ def test_who_goes_away_in_the_queue_leaves_it():
         assert at_work.result().status_code == 200
 
 
+def test_who_goes_away_has_no_more_texts_translated():
+    """Of three parts the first is at work; the others are never begun, and what it holds is let go."""
+    settings = Settings(port=0, models=("tiny",))
+    with serving(settings, loader=lambda name: tiny_model()) as running:
+        worker, blocked = running.service.store.loaded_worker("tiny"), threading.Event()
+        read_text(worker.model.family)
+        worker.call(blocked.wait)
+        wait_for(lambda: not worker._calls)
+        body = {"model": "tiny", "input": ["one"] * 48, "target_language": "de", "source_language": "en"}
+        content = json.dumps(body).encode()
+        head = "POST /v1/text/translations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        with socket.create_connection(("127.0.0.1", running.port)) as sock:
+            sock.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
+            wait_for(lambda: worker._calls)
+        wait_for(lambda: running.service.limiter.taken == 0 and running.service.requests == 0)
+        ((_, begun),) = worker._calls
+        assert begun.cancelled()
+        blocked.set()
+        assert (
+            httpx.post(f"{running.url}/v1/text/translations", json=body | {"input": "two"}).status_code == 200
+        )
+
+
 def test_more_than_there_is_room_for_is_told_to_come_again(small):
     blocked = threading.Event()
     worker = small.service.store.loaded_worker("tiny")

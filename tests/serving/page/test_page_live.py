@@ -182,6 +182,24 @@ def test_after_a_break_no_sound_is_lost_and_no_text_comes_twice(opened: Open, sc
     assert is_all_that_was_given(page, script)
 
 
+def test_sound_that_had_to_go_is_added_up_until_the_connection_is_back(opened: Open) -> None:
+    page = opened()
+    lost = page.evaluate(
+        """async () => {
+        const { Live } = await import("/static/live.js");
+        window.WebSocket = class extends EventTarget { send() {} close() {} };
+        const lost = [], on = { state() {}, message() {}, closed() {}, lost: (s) => lost.push(s) };
+        const live = new Live({ sample_rate: 1000 }, on);
+        live.receive({ type: "started", session: "s1" });
+        live.ready = false; // gone
+        for (let s = 0; s < 78; s++) live.send(new Int16Array(1000));
+        live.receive({ type: "started", session: "s1", received_s: 0 });
+        return lost;
+    }"""
+    )
+    assert lost == [1, 2, 3, 3]
+
+
 def test_a_session_that_is_gone_is_said_and_the_text_stays(opened: Open, script: Script) -> None:
     script.live, script.breaks_at_s = [(0.3, text("Eins", " zwei"))], 0.6
     page = opened()

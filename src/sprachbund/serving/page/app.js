@@ -110,7 +110,8 @@ function level(value) {
 }
 
 function lostSound(seconds) {
-  message(`${seconds.toFixed(1)} seconds of sound could not be kept while the connection was gone and are missing.`, "notice");
+  message(`${seconds.toFixed(1)} seconds of sound could not be kept while the connection was gone and are missing.`,
+    "notice", "lost sound");
 }
 
 function hear(event) {

@@ -55,7 +55,7 @@ class Outbox {
 export class Live {
   /**
    * @param start what the first message says besides its type
-   * @param on {state(name, detail), message(object), lost(seconds), closed(error | null)}
+   * @param on {state(name, detail), message(object), lost(seconds since the last break), closed(error | null)}
    *   states: connecting, live, held, reconnecting, finishing
    */
   constructor(start, on) {
@@ -63,6 +63,7 @@ export class Live {
     this.on = on;
     this.outbox = new Outbox(start.sample_rate);
     this.lastSeq = 0;
+    this.lost_s = 0; // since the last break
     this.stopping = false;
     this.stopSent = false;
     this.held = false;
@@ -110,7 +111,8 @@ export class Live {
   started(message) {
     this.on.message(message);
     const gone = this.session ? this.outbox.rewind(Math.round(message.received_s * this.outbox.sampleRate)) : 0;
-    if (gone > 0) this.on.lost(gone / this.outbox.sampleRate);
+    if (gone > 0) this.on.lost(gone / this.outbox.sampleRate); // what was lost before it went is among it
+    this.lost_s = 0;
     this.session = message.session;
     this.ready = true;
     this.held = false;
@@ -145,7 +147,8 @@ export class Live {
   /** Sends samples (Int16Array) as soon as the service takes them. */
   send(samples) {
     const lost_s = this.outbox.push(samples);
-    if (lost_s > 0) this.on.lost(lost_s);
+    this.lost_s += lost_s;
+    if (lost_s > 0) this.on.lost(this.lost_s);
     this.flush();
   }
 

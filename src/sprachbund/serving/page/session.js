@@ -81,7 +81,9 @@ export class Listening {
   async againWithKey(error) {
     try {
       await askKey(error);
-      this.connect();
+      if (!this.stopping) return this.connect();
+      this.over = true;
+      this.on.closed(null);
     } catch {
       this.live = null;
       this.over = true;

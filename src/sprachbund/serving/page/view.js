@@ -60,13 +60,13 @@ export function showProgress(part) {
 }
 
 /** A message that stays until it is put away; the same one is not shown twice. */
-export function message(text, kind = "error") {
+/** Says something; what was said of the same before goes. */
+export function message(text, kind = "error", about = text) {
   const box = byId("messages");
-  const same = [...box.children].find((each) => each.firstChild.textContent === text);
-  same?.remove();
+  [...box.children].find((each) => each.dataset.about === about)?.remove();
   const away = element("button", { type: "button", className: "icon", textContent: "×",
     attributes: { "aria-label": "Put this message away" } });
-  const row = element("div", { className: `message ${kind}` }, element("p", { textContent: text }), away);
+  const row = element("div", { className: `message ${kind}`, dataset: { about } }, element("p", { textContent: text }), away);
   away.addEventListener("click", () => row.remove());
   box.append(row);
   while (box.children.length > 3) box.firstChild.remove();

@@ -3,15 +3,14 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
-from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from sprachbund.audio.constants import SAMPLE_RATE, WINDOW_S
@@ -23,6 +22,7 @@ from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions
 from sprachbund.decoding.result import Segment, Translation
 from sprachbund.models.punctuation import BUNDLED
 from sprachbund.serving.routes.access import ADMITTED, ANSWERS, ServiceOf, form_body
+from sprachbund.serving.routes.gone import unless_gone
 from sprachbund.serving.schemas import (
     JSON,
     MEDIA_TYPES,
@@ -41,8 +41,6 @@ from sprachbund.serving.service import Service
 from sprachbund.serving.uploads import Upload, read_form
 from sprachbund.serving.worker import AbandonedError, ModelWorker
 from sprachbund.util.arrays import Samples
-
-T = TypeVar("T")
 
 # A recording of a request: read and cut in one thread, computed in the model's, segments queued for the event loop.
 
@@ -284,7 +282,7 @@ async def _answer(request: Request, service: Service, kind: type[TranscriptionFo
         job, form = await _start_job(request, service, kind, stack)
         task = "translate" if isinstance(form, TranslationForm) else TRANSCRIBE
         if not form.stream:
-            await _unless_gone(request, _collected(job, service))
+            await unless_gone(request, _collected(job, service))
             media_type = MEDIA_TYPES.get(form.response_format, "application/json")
             body = body_of(job.translation, form, task)
             headers = _note_headers(warnings_of(job.translation, form))
@@ -314,8 +312,8 @@ async def _start_job(
         raise RefusalError(400, "times of words come in verbose_json only", param="response_format")
     if form.log_probs and form.response_format != JSON:
         raise RefusalError(400, "log-probabilities come in json only", param="include[]")
-    worker = await _unless_gone(request, stack.enter_async_context(service.store.lease(form.model)))
-    await _unless_gone(request, stack.enter_async_context(service.limiter.working(client)))
+    worker = await unless_gone(request, stack.enter_async_context(service.store.lease(form.model)))
+    await unless_gone(request, stack.enter_async_context(service.limiter.working(client)))
     with named_as_sent(form.sent):
         job = FileJob(
             worker,
@@ -339,7 +337,7 @@ async def _start_job(
             count=service.meters.audio_s.labels("file").inc,
         )
         stack.push_async_callback(job.close)
-        await _unless_gone(request, job.start(service.threads))
+        await unless_gone(request, job.start(service.threads))
     return job, form
 
 
@@ -372,26 +370,6 @@ async def _events(job: FileJob, form: TranscriptionForm, service: Service) -> As
         body: Any = refusal.body()
         body["error"]["status"] = refusal.status
         yield f"event: error\n{event(body)}"
-
-
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of the work, unless the client goes away: then nobody wants it any more."""
-    working = asyncio.ensure_future(work)
-    watching = asyncio.ensure_future(_gone(request))
-    try:
-        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientDisconnect
-        return working.result()
-    finally:
-        for task in (working, watching):
-            task.cancel()
-        await asyncio.gather(working, watching, return_exceptions=True)
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 class _OwningStream(StreamingResponse):

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from sprachbund.decoding.options import DecodingOptions, check_options
 from sprachbund.decoding.texts import TranslatedText, translate_texts
 from sprachbund.serving.routes.access import ADMITTED, REFUSALS, ServiceOf, refusals, text_body
+from sprachbund.serving.routes.gone import unless_gone
 from sprachbund.serving.schemas import RefusalError, TextForm
 from sprachbund.serving.service import Service
 from sprachbund.serving.uploads import checked_json
@@ -37,7 +38,14 @@ async def translations(request: Request, service: ServiceOf) -> dict[str, Any]:
             f"a text of {longest} characters; {most_chars} are the most, send its sentences",
             param="input",
         )
-    async with service.limiter.working(request.state.owner), service.store.lease(form.model) as worker:
+    target, texts = await unless_gone(request, _translate(form, service, request.state.owner))
+    data = [{"index": number, "text": text} for number, text in enumerate(texts)]
+    return {"object": "list", "model": form.model, "target_language": target, "data": data}
+
+
+async def _translate(form: TextForm, service: Service, owner: str) -> tuple[str, list[str]]:
+    """The tag of the target language, and the texts in it."""
+    async with service.limiter.working(owner), service.store.lease(form.model) as worker:
         if worker.model.family.capabilities.text_input is None:
             raise _not_offered(form.model, service)
         known = {tag for pair in worker.model.pairs for tag in pair}
@@ -51,8 +59,7 @@ async def translations(request: Request, service: ServiceOf) -> dict[str, Any]:
             call = worker.call(partial(_translated, worker, part, target, source, options))
             translated = await asyncio.wrap_future(call)  # named, or mypy infers the type of += for it
             results += translated
-    data = [{"index": number, "text": result[0].text} for number, result in enumerate(results)]
-    return {"object": "list", "model": form.model, "target_language": target, "data": data}
+    return target, [result[0].text for result in results]
 
 
 def _translated(
