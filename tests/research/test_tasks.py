@@ -84,3 +84,30 @@ def test_a_folder_with_numbers_of_other_data_is_refused(
         SprachbundError, match=r"holds a study of other data: .*data/test has other utterances"
     ):
         run(recipe, tmp_path / "run", report=lambda line: None)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "run", "change"),
+    [
+        ("discrete_units", DiscreteUnitsRecipe, run_discrete_units, "learning_rates=[1e-3, 2e-3]"),
+        ("dual_scale", DualScaleRecipe, run_dual_scale, "seeds=[0, 1]"),
+    ],
+)
+def test_seeds_are_added_behind_the_first_whose_numbers_are_used_for_all(
+    name: str, kind: type, run: object, change: str, tmp_path: Path
+) -> None:
+    make_parts(tmp_path / "data")
+    changes = [f'data="{tmp_path / "data"}"', change]
+    recipe = read_recipe(kind, size_file(name, "tiny"), [*changes, "seeds=[0, 1]"])
+    (tmp_path / "run").mkdir()
+    remember(tmp_path / "run", recipe, may_change=(), data=())
+    remember(
+        tmp_path / "run",
+        recipe.model_copy(update={"seeds": (0, 2, 1)}),
+        may_change=("seeds",),
+        data=(),
+        first_stays=("seeds",),
+    )
+    other = recipe.model_copy(update={"seeds": (1, 0)})
+    with pytest.raises(SprachbundError, match=r"was begun with seeds\[0\] 0, not 1; give another --out"):
+        run(other, tmp_path / "run", report=lambda line: None)  # type: ignore[operator]

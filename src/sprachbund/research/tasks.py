@@ -106,7 +106,14 @@ DATA_FILE = "data.json"
 """File with the hashes of the data that the numbers of a folder are of."""
 
 
-def remember(out: Path, recipe: BaseModel, *, may_change: Sequence[str], data: Sequence[Path]) -> None:
+def remember(
+    out: Path,
+    recipe: BaseModel,
+    *,
+    may_change: Sequence[str],
+    data: Sequence[Path],
+    first_stays: Sequence[str] = (),
+) -> None:
     """Write down what a study is, or see that it and its data are still the same; the data may lie elsewhere now.
 
     What a study of an earlier version does not say is taken to be as it is now, of a recipe by default.
@@ -116,6 +123,7 @@ def remember(out: Path, recipe: BaseModel, *, may_change: Sequence[str], data: S
         recipe: options that its numbers depend on.
         may_change: keys that a study in this folder may have otherwise: what adds cells, or changes no number.
         data: directories of the corpora that its numbers depend on; those that are not there are left out.
+        first_stays: keys in `may_change` of lists on whose first item the numbers of the others depend.
 
     Raises:
         SprachbundError: naming the first key in which the folder's study is another, or a corpus with other utterances
@@ -125,7 +133,10 @@ def remember(out: Path, recipe: BaseModel, *, may_change: Sequence[str], data: S
     if path.exists():
         before = _with_defaults(read_study(out), type(recipe))
         fixed = {key: value for key, value in values.items() if key not in may_change}
-        refuse_others(out, before, fixed, advice="give another --out, or the same recipe")
+        known, firsts = (
+            {f"{key}[0]": own[key][0] for key in first_stays if own.get(key)} for own in (before, values)
+        )
+        refuse_others(out, before | known, fixed | firsts, advice="give another --out, or the same recipe")
     hashes = _hashes(out, data)
     write_json(path, values)
     write_json(out / DATA_FILE, hashes)

@@ -131,7 +131,10 @@ def run(recipe: DualScaleRecipe, directory: Path, *, report: Report = print) -> 
     if recipe.start is None:  # layers and blocks that are not there are named before the teacher is trained
         estimate_memory(recipe)
     directory.mkdir(parents=True, exist_ok=True)
-    remember(directory, recipe, may_change=MAY_CHANGE, data=parts_of(recipe.data))
+    # The teacher that all arms start from has the first seed.
+    remember(
+        directory, recipe, may_change=MAY_CHANGE, data=parts_of(recipe.data), first_stays=("seeds",)
+    )
     teacher = _teacher(recipe, directory, report)
     _train_arms(recipe, recipe.start or teacher, directory, report)
     _other_drafts(recipe, directory, report)
