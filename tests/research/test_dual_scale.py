@@ -324,6 +324,10 @@ def test_what_is_told_is_what_is_built(tiny: Path) -> None:
         (["arms=['medusas']"], "no arm 'medusas'; there are parasite; medusa"),
         (["dual_scale.blocks=9"], "9 blocks cannot share the decoder's 3 layers"),
         (["dual_scale.decoder_layers=7"], "7 layers cannot be kept of 6"),
+        (["dual_scale.draft=none"], "dual_scale.draft is 'none', and the main arm has a parasite"),
+        (["timing.num_draft_tokens=9"], "timing.num_draft_tokens: Input should be less than or equal to 8"),
+        (["timing.batches=[]"], "timing.batches: Tuple should have at least 1 item"),
+        (["timing.batches=[1, 1]"], "timing.batches: 1 is there twice"),
         (
             ["dual_scale.gate_decy=0.9"],
             "unknown key dual_scale.gate_decy; did you mean dual_scale.gate_decay?",

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from sprachbund.audio.constants import FRAMES_PER_S
+from sprachbund.decoding.options import MAX_DRAFT_TOKENS
 from sprachbund.engines.options import EngineChoice
 from sprachbund.errors import SprachbundError
 from sprachbund.models.conformer import Conformer, ConformerShape
@@ -94,9 +95,9 @@ class Timing(Strict):
     """
 
     utterances: PositiveInt = 8
-    batches: tuple[PositiveInt, ...] = (1, 8)
+    batches: Distinct[PositiveInt] = Field(default=(1, 8), min_length=1)
     repeats: PositiveInt = 3
-    num_draft_tokens: PositiveInt = 1
+    num_draft_tokens: int = Field(default=1, ge=1, le=MAX_DRAFT_TOKENS)
     engine: EngineChoice = "torch"
     threads: PositiveInt | None = None
 
@@ -187,6 +188,16 @@ class DualScaleRecipe(Strict):
     def _known(cls, arms: tuple[str, ...]) -> tuple[str, ...]:
         check_arms(arms, (*ARMS, *OTHER_DRAFTS))
         return arms
+
+    @model_validator(mode="after")
+    def _drafts_with_a_parasite(self) -> "DualScaleRecipe":
+        """Systems of the main arm are named after its draft, and would be missed when all is trained."""
+        if self.dual_scale.draft != MAIN:
+            raise ValueError(
+                f"dual_scale.draft is {self.dual_scale.draft!r}, and the main arm has a {MAIN}; for other heads or none, "
+                f"name medusa or {PRUNE_ONLY} in arms"
+            )
+        return self
 
     @model_validator(mode="after")
     def _grows(self) -> "DualScaleRecipe":
