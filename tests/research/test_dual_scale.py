@@ -342,6 +342,11 @@ def test_what_does_not_fit_is_named(overrides: list[str], said: str) -> None:
     assert len(ran.err.strip().splitlines()) == 1
 
 
+def test_a_check_says_how_often_every_arm_is_trained() -> None:
+    ran = command("recipe", "dual_scale", "--size", "tiny", "--check")
+    assert ran.out.splitlines()[0] == "tiny: whisper; de en; every arm 2 times"
+
+
 def test_what_does_not_fit_is_named_before_the_teacher_is_trained(tmp_path: Path) -> None:
     make_tones(tmp_path / "data" / "train")
     make_tones(tmp_path / "data" / "dev")

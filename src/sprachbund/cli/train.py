@@ -220,7 +220,7 @@ def _print_mbart(mbart: Any) -> None:
 def _print_dual_scale(needed: Any, chosen: str) -> None:
     """Print parameters and memory."""
     times = "once" if needed.seeds == 1 else f"{needed.seeds} times"
-    typer.echo(f"{chosen}: {needed.model}; {' '.join(needed.languages)}; the main arm {times}\n")
+    typer.echo(f"{chosen}: {needed.model}; {' '.join(needed.languages)}; every arm {times}\n")
     head = [
         "training",
         "translator",
