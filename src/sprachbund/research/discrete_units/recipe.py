@@ -338,9 +338,7 @@ def run(recipe: DiscreteUnitsRecipe, directory: Path, *, report: Report = print)
     _check_rates(recipe, directory)
     # Rates are tried with the first seed, and count for all.
     first_stays = ("seeds",) if recipe.learning_rates else ()
-    remember(
-        directory, recipe, may_change=MAY_CHANGE, data=parts_of(recipe.data), first_stays=first_stays
-    )
+    remember(directory, recipe, may_change=MAY_CHANGE, data=parts_of(recipe.data), first_stays=first_stays)
     make_data(recipe, directory, report)
     report(f"what each training says is in {directory / 'seed-N' / 'ARM' / LOG_FILE}")
     _train(recipe, directory, "text models", recipe.text_models(), make_text_model, TEXT_MODEL, report)

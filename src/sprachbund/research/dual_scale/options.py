@@ -194,7 +194,7 @@ class DualScaleRecipe(Strict):
         """Systems of the main arm are named after its draft, and would be missed when all is trained."""
         if self.dual_scale.draft != MAIN:
             raise ValueError(
-                f"dual_scale.draft is {self.dual_scale.draft!r}, and the main arm has a {MAIN}; for other heads or none, "
+                f"dual_scale.draft is {self.dual_scale.draft!r}, and the main arm has a {MAIN}; for another or none, "
                 f"name medusa or {PRUNE_ONLY} in arms"
             )
         return self

@@ -132,9 +132,7 @@ def run(recipe: DualScaleRecipe, directory: Path, *, report: Report = print) -> 
         estimate_memory(recipe)
     directory.mkdir(parents=True, exist_ok=True)
     # The teacher that all arms start from has the first seed.
-    remember(
-        directory, recipe, may_change=MAY_CHANGE, data=parts_of(recipe.data), first_stays=("seeds",)
-    )
+    remember(directory, recipe, may_change=MAY_CHANGE, data=parts_of(recipe.data), first_stays=("seeds",))
     teacher = _teacher(recipe, directory, report)
     _train_arms(recipe, recipe.start or teacher, directory, report)
     _other_drafts(recipe, directory, report)
