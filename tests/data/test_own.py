@@ -210,7 +210,9 @@ def test_a_translation_into_the_language_spoken_is_a_fault(tmp_path: Path) -> No
     folder = small_folder(tmp_path / "in")
     (folder / "one.quy.txt").write_text("other words")
     (fault,) = read_folder(folder, "quy").faults
-    assert str(fault).startswith(f"{folder / 'one.wav'}: has a translation into quy, the language spoken; remove")
+    assert str(fault).startswith(
+        f"{folder / 'one.wav'}: has a translation into quy, the language spoken; remove"
+    )
 
 
 @pytest.mark.parametrize(
