@@ -348,7 +348,7 @@ def test_a_page_needs_a_licence(hub: Hub, tmp_path: Path) -> None:
 def test_languages_of_whisper_are_those_of_transformers() -> None:
     from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
-    tags = {"jw": "jv"}
+    tags = {"jw": "jv", "tl": "fil"}
     large, small = find_checkpoint("whisper-large-v3"), find_checkpoint("whisper-small")
     assert large is not None
     assert small is not None

@@ -39,6 +39,29 @@ def test_a_folder_that_nothing_is_known_of_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "theirs" / MADE).exists()
 
 
+def test_a_packed_corpus_is_one_too(tmp_path: Path) -> None:
+    """A corpus beside its index would never be read."""
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "cuts.000000.jsonl.gz").touch()
+    with pytest.raises(SprachbundError, match="holds another corpus; name a new folder"):
+        begin(tmp_path, SETTINGS)
+
+
+def test_a_folder_that_does_not_say_what_it_holds_is_of_the_command_that_made_such_folders(
+    tmp_path: Path,
+) -> None:
+    (with_a_shard(tmp_path) / MADE).write_text(json.dumps({"edition": "tiny"}))
+    with pytest.raises(SprachbundError, match="holds another corpus; name a new folder"):
+        begin(tmp_path, SETTINGS)
+    assert not begin(tmp_path, SETTINGS, before={"corpus": "made up"})
+
+
+def test_a_damaged_file_has_advice_that_leads_on(tmp_path: Path) -> None:
+    (with_a_shard(tmp_path) / MADE).write_text("{")
+    with pytest.raises(SprachbundError, match=r"made\.json is not JSON .*; name a new folder$"):
+        begin(tmp_path, SETTINGS)
+
+
 def test_a_folder_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
     """Either with another file, or with fewer settings: of `seed` nothing is known, and tones were not made."""
     out = with_a_shard(tmp_path / "other")

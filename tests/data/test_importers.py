@@ -153,6 +153,15 @@ def test_kaldi_without_segments(tmp_path: Path) -> None:
         ("text", "talk-1\ntalk-2 good night\n", "text:1", "there is no text"),
         ("text", "talk-1 good morning\n", "segments:2", "'talk-2' is not in"),
         ("text.de", "talk-1 guten Morgen\ntalk2 gute Nacht\n", "text.de:2", "'talk2' is not in"),
+        ("text.de", "talk-1 guten Morgen\ntalk-1 guten Tag\n", "text.de:2", "'talk-1' is in line 1 already"),
+        ("wav.scp", "talk wav/talk.wav\ntalk wav/other.wav\n", "wav.scp:2", "'talk' is in line 1 already"),
+        ("utt2spk", "talk-1 ann\ntalk-2 ann\ntalk-1 bob\n", "utt2spk:3", "'talk-1' is in line 1 already"),
+        (
+            "segments",
+            "talk-1 talk 0 0.5\ntalk-2 talk 0.5 1\ntalk-1 talk 0.5 1\n",
+            "segments:3",
+            "'talk-1' is in line 1 already",
+        ),
     ],
 )
 def test_faults_of_kaldi_have_file_and_line(

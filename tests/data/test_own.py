@@ -194,20 +194,25 @@ def test_tags_of_three_letters_need_translation_before_them(tmp_path: Path) -> N
     (recording,) = read_table(table(tmp_path, "a.wav\thi\tq\tp\tc\tn", header=header), "en").recordings
     assert recording.translations == {"quz": "q", "pt-BR": "p", "yue": "c", "no": "n"}
     folder = small_folder(tmp_path / "in")
-    for tag in ("translation_quz", "cantonese", "no", "quy"):
+    for tag in ("translation_quz", "cantonese", "no"):
         (folder / f"one.{tag}.txt").write_text(tag)
     one = read_folder(folder, "quy").recordings[1]
-    assert one.translations == {
-        "quz": "translation_quz",
-        "yue": "cantonese",
-        "no": "no",
-        "quy": "quy",  # the language spoken
-    }
+    assert one.translations == {"quz": "translation_quz", "yue": "cantonese", "no": "no"}
     assert read_folder(folder, "quy").faults == []
     (folder / "one.raw.txt").write_text("one, two")
     (fault,) = read_folder(folder, "quy").faults
     assert str(fault).startswith(f"{folder / 'one.wav'}: {folder / 'one.raw.txt'}: 'raw' may mean something")
     assert "else than Rawang; write translation_raw if it names a translation" in str(fault)
+
+
+def test_a_translation_into_the_language_spoken_is_a_fault(tmp_path: Path) -> None:
+    """Whatever its form: the transcript would be read, and the other text never."""
+    folder = small_folder(tmp_path / "in")
+    (folder / "one.quy.txt").write_text("other words")
+    (fault,) = read_folder(folder, "quy").faults
+    assert str(fault).startswith(
+        f"{folder / 'one.wav'}: has a translation into quy, the language spoken; remove"
+    )
 
 
 @pytest.mark.parametrize(

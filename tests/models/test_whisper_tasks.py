@@ -10,6 +10,7 @@ from transformers import WhisperTokenizer
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Memory, Target
 from sprachbund.models.whisper import CheckpointFiles, Whisper, WhisperTokens
+from sprachbund.text.languages import tag_of
 from tests.models.whisper_support import LANGUAGES, TINY, make_tokenizer, special_names, with_tokens
 
 
@@ -58,6 +59,16 @@ def test_context_cannot_smuggle_in_special_tokens(model: Whisper) -> None:
 def test_withdrawn_language_codes_are_bcp47_outside(model: Whisper) -> None:
     assert model.source_languages == ("en", "zh", "de", "es", "ru", "fr", "it", "he", "jv", "yue")
     assert model.tokens.languages["he"] == 258 + LANGUAGES.index("iw")
+
+
+def test_tagalog_has_the_tag_that_corpora_give_it() -> None:
+    """Also in lists of pairs of earlier versions, which have Whisper's code."""
+    names = special_names((*LANGUAGES, "tl"))
+    for config in ({}, {"sprachbund": {"pairs": [["tl", "en"], ["tl", "tl"]]}}):
+        model = with_tokens(names=names, config=config)
+        assert tag_of("tl", "") in model.source_languages
+        assert ("fil", "en") in model.pairs()
+        assert model.tokens.languages["fil"] == 256 + names.index("<|tl|>")
 
 
 def test_pairs_of_a_multilingual_checkpoint(model: Whisper) -> None:

@@ -1,5 +1,6 @@
 """What `train` says of a recipe and its data before the first step, for a new conformer."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,33 @@ def test_a_recipe_that_was_refused_is_mended_in_the_same_folder(data: Path, tmp_
     ):
         run(recipe(data, languages=("en",)), tmp_path, report=lambda line: None)
     assert (tmp_path / "tokenizer.model").exists()
+
+
+def test_pieces_are_those_of_data_that_were_mended_before_the_first_step(data: Path, tmp_path: Path) -> None:
+    """After `--check`, or an error; pieces of a run that has begun, or that a study put there, stay."""
+    book, folder = tmp_path / "book", tmp_path / "run"
+    shutil.copytree(data, book)
+
+    def run_once(folder: Path, **options: Any) -> bytes:
+        run(recipe(book), folder, report=lambda line: None, **options)
+        return (folder / "tokenizer.model").read_bytes()
+
+    first = run_once(folder, check=lambda model, corpus, options: None)
+    for path in book.glob("shard.*.sha256"):
+        path.unlink()
+    cuts = book / "cuts.00000.jsonl"
+    mended = [json.loads(line) for line in cuts.read_text(encoding="utf-8").splitlines()]
+    for cut in mended:
+        cut["supervisions"][0]["text"] = cut["supervisions"][0]["text"].upper() + " ŋ"
+    cuts.write_text("".join(json.dumps(cut) + "\n" for cut in mended), encoding="utf-8")
+    (given := tmp_path / "given").mkdir()
+    for name in ("tokenizer.model", "transcript_tokenizer.model"):
+        shutil.copy(folder / name, given)
+    second = run_once(folder)
+    assert first != second == run_once(tmp_path / "new")
+    assert run_once(given) == first
+    shutil.copy(data / "cuts.00000.jsonl", cuts)
+    assert run_once(folder) == second
 
 
 def test_dev_data_that_are_trained_on_are_said_before_the_first_step(data: Path, tmp_path: Path) -> None:

@@ -98,6 +98,11 @@ def test_a_name_of_a_language_is_refused_with_its_tag() -> None:
         read_recipe(TranslatorRecipe, RECIPE, ['languages=["english", "de"]'])
 
 
+def test_a_language_that_is_there_twice_is_refused() -> None:
+    with pytest.raises(SprachbundError, match=r"languages: 'gsw' is there twice; remove one \("):
+        read_recipe(TranslatorRecipe, RECIPE, ['languages=["gsw", "de", "gsw"]'])
+
+
 def test_a_seed_may_be_large() -> None:
     assert read_recipe(TranslatorRecipe, RECIPE, ["training.seed=123456789012"]).training.seed == 123456789012
 

@@ -862,7 +862,7 @@ def _begin(out: Path, corpus: str, settings: dict[str, Any]) -> None:
     from sprachbund.data.begun import begin
 
     with as_usage():
-        begin(out, {"corpus": corpus} | settings, before=_BEFORE)
+        begin(out, {"corpus": corpus} | settings, before={"corpus": corpus} | _BEFORE)
 
 
 def _labelled(bar: Bar) -> Callable[[str, int, int], None]:

@@ -16,9 +16,12 @@ PREPARED_FROM = ".prepared-from"
 """What stood in its place in folders that earlier versions filled with recordings."""
 
 
+_CORPUS = "corpus"
+
+
 def holds_shards(out: Path) -> bool:
-    """Whether anything of a corpus is in a folder or below."""
-    return out.exists() and any(out.rglob("cuts.*.jsonl"))
+    """Whether anything of a corpus, packed or not, is in a folder or below."""
+    return out.exists() and any(any(out.rglob(f"cuts.*.jsonl{end}")) for end in ("", ".gz"))
 
 
 def begin(
@@ -35,7 +38,8 @@ def begin(
         settings: all that the corpora depend on; `corpus` is what they are called.
         known: what a folder without the file was begun with, by what earlier versions left there; None where they left
             nothing.
-        before: settings that earlier versions had without writing them down; others are taken to be as they are now.
+        before: settings that earlier versions had without writing them down; others are taken to be as they are now,
+            but for `corpus`, which has to be known.
 
     Raises:
         SprachbundError: the folder holds something else; the first setting that differs is named.
@@ -44,12 +48,13 @@ def begin(
     if not holds_shards(out):
         write_json(path, wanted)
         return True
+    advice = "name a new folder"
     if path.exists():
-        advice = "delete it if the corpus there was begun with this command, or name a new folder"
         known = read_object(path, advice=advice)
-    if known is None:
-        raise SprachbundError(f"{out} holds another corpus; name a new folder")
-    refuse_others(out, {**wanted, **_filled(known, before)}, wanted, advice="name a new folder")
+    filled = {} if known is None else _filled(known, before)
+    if _CORPUS not in filled:
+        raise SprachbundError(f"{out} holds another corpus; {advice}")
+    refuse_others(out, {**wanted, **filled}, wanted, advice=advice)
     if not path.exists():
         write_json(path, wanted)
     return False

@@ -159,16 +159,28 @@ def read_kaldi(directory: Path, language: str | None = None) -> OwnData:
     for name in ("wav.scp", "text"):
         if not (directory / name).is_file():
             raise SprachbundError(f"{directory} has no {name}; name a data folder of Kaldi")
-    recordings = {key: value for _, key, value in _table(directory / "wav.scp")}
-    sections = {}
-    if (directory / "segments").is_file():
-        sections = {key: (number, value) for number, key, value in _table(directory / "segments")}
-    optional = {name: _optional(directory / name) for name in ("utt2spk", "utt2lang")}
+    collected = _Collected()
+
+    def keyed(path: Path) -> dict[str, tuple[int, str]]:
+        """Number and rest of the line of each key; nothing of a file that is not there."""
+        lines: dict[str, tuple[int, str]] = {}
+        for number, key, value in _table(path) if path.is_file() else ():
+            if key in lines:
+                reason = f"{key!r} is in line {lines[key][0]} already; remove one"
+                collected.faults.append(Fault(where=f"{path}:{number}", reason=reason))
+            else:
+                lines[key] = (number, value)
+        return lines
+
+    def values(path: Path) -> dict[str, str]:
+        return {key: value for key, (_, value) in keyed(path).items()}
+
+    recordings, sections = values(directory / "wav.scp"), keyed(directory / "segments")
+    optional = {name: values(directory / name) for name in ("utt2spk", "utt2lang")}
     translations = {
-        translation_language(path.name.removeprefix("text."), f"{path}:", spoken=language): _optional(path)
+        translation_language(path.name.removeprefix("text."), f"{path}:", spoken=language): values(path)
         for path in sorted(directory.glob("text.*"))
     }
-    collected = _Collected()
 
     def read(where: str, key: str, text: str) -> OwnRecording:
         recording, start_s, end_s = key, 0.0, None
@@ -221,10 +233,6 @@ def _table(path: Path) -> Iterator[tuple[int, str, str]]:
     for number, line in _lines(path):
         key, _, rest = line.strip().replace("\t", " ").partition(" ")
         yield number, key, rest.strip()
-
-
-def _optional(path: Path) -> Mapping[str, str]:
-    return {key: value for _, key, value in _table(path)} if path.is_file() else {}
 
 
 def _section(where: str, value: str) -> tuple[str, float, float | None]:

@@ -77,6 +77,13 @@ class OwnRecording:
     channel: int | None = None
     row: int | None = None
 
+    def __post_init__(self) -> None:
+        """Raises SprachbundError for a translation into the language spoken, which nothing would read."""
+        if self.language in self.translations:
+            raise SprachbundError(
+                f"has a translation into {self.language}, the language spoken; remove it, or write it as the transcript"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
@@ -791,9 +798,6 @@ def _read_line(
     if not is_file(audio):
         raise SprachbundError(f"there is no audio file {audio}; check the field 'path'")
     spoken = tag_of(named.get(LANGUAGE) or language or "", "the field 'language':")
-    translations = {tag: fields[i] for i, tag in header.languages.items() if fields[i]}
-    if spoken in translations:
-        raise SprachbundError(f"has a translation into {spoken}, the language spoken; empty that field")
     return OwnRecording(
         where=where,
         utterance_id=named.get(ID)
@@ -802,5 +806,5 @@ def _read_line(
         language=spoken,
         text=named[TEXT],
         speaker=named.get(SPEAKER, ""),
-        translations=translations,
+        translations={tag: fields[i] for i, tag in header.languages.items() if fields[i]},
     )

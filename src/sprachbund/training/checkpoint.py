@@ -75,7 +75,7 @@ def claim_folder(directory: Path, recipe: BaseModel, *, accept_changes: bool = F
         wanted = _flat(recipe)
         changed = [key for key in sorted({*known, *wanted} - _FREE) if known.get(key) != wanted.get(key)]
         bound = [key for key in changed if key in _OF_TOKENIZERS] if accept_changes else changed
-        if _begun(directory) and bound:
+        if has_begun(directory) and bound:
             first = bound[0]
             names = ", ".join(bound[:5]) + " …" * (len(bound) > 5)
             advice = "" if accept_changes else ", or go on with --accept-changes"
@@ -86,7 +86,7 @@ def claim_folder(directory: Path, recipe: BaseModel, *, accept_changes: bool = F
     wait_for_all_ranks()  # before the first rank writes what the others compare with
     if is_first_rank():
         directory.mkdir(parents=True, exist_ok=True)
-        if changed and not _begun(directory):
+        if changed and not has_begun(directory):
             _forget_beginning(directory)
         write_text(path, recipe.model_dump_json(indent=1) + "\n")
 
@@ -105,7 +105,7 @@ def _forget_beginning(directory: Path) -> None:
             path.unlink()
 
 
-def _begun(directory: Path) -> bool:
+def has_begun(directory: Path) -> bool:
     """Whether a folder holds steps of a run, which are of one recipe alone."""
     return any(any(directory.glob(pattern)) for pattern in _OF_A_RUN_BEGUN)
 

@@ -1,5 +1,6 @@
 """The model of a recipe, by family: as it is before the first step, its examples, and how it is saved."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,12 +31,16 @@ from sprachbund.models.io import save as save_model
 from sprachbund.models.weights import Bits, packed_linears
 from sprachbund.text.languages import MIXED
 from sprachbund.text.tokenizer import Tokenizer
+from sprachbund.training.checkpoint import has_begun
 from sprachbund.training.draft import finished_draft
 from sprachbund.training.dual_scale import DualScale, DualScaleOptions, make_dual_scale
 from sprachbund.training.options import TrainingOptions
 from sprachbund.training.recipe import AUDIO_LLMS, FINE_TUNED, PARAKEET, TranslatorRecipe
+from sprachbund.util.files import read_text, write_text
 from sprachbund.util.progress import Report
 
+_FITTED_ON = "tokenizer_texts.sha256"
+"""File with the hash of the texts that the tokenizers of a run were fitted on."""
 _OF_NEW_MODELS = {"model", "vocabulary_size", "transcript_vocabulary_size", "tokenizer_texts"}
 _ONLY_SPOKEN: dict[str, Any] = {"rows_per_utterance": 1, "same_language": 1.0}
 """Draws of texts for a model that writes the language spoken: it learns transcripts alone."""
@@ -153,11 +158,21 @@ def _fitted_tokenizers(
     manifests: Sequence[Utterances],
     most_texts: int,
 ) -> list[Tokenizer]:
-    """Tokenizers by file, each of so many pieces and languages; they are fitted once, and then read."""
-    if not all((directory / name).exists() for name in wanted):
+    """Tokenizers by file, each of so many pieces and languages; they are fitted once, and then read.
+
+    Before the first step they are fitted again where the texts are others by now; those that a command put there stay.
+    """
+    fitted_on = directory / _FITTED_ON
+    are_there = all((directory / name).exists() for name in wanted)
+    if not are_there or (fitted_on.exists() and not has_begun(directory)):
         texts = texts_of(manifests, most_texts)
-        for name, (size, languages) in wanted.items():
-            Tokenizer.train(texts, languages, size).save(directory / name)
+        digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()
+        if not are_there or read_text(fitted_on).strip() != digest:
+            for name in wanted:
+                (directory / name).unlink(missing_ok=True)  # a run that is killed here fits them again
+            write_text(fitted_on, digest + "\n")
+            for name, (size, languages) in wanted.items():
+                Tokenizer.train(texts, languages, size).save(directory / name)
     return [Tokenizer.load(directory / name, languages) for name, (_, languages) in wanted.items()]
 
 

@@ -226,9 +226,11 @@ class TranslatorRecipe(Strict):
     @field_validator("languages")
     @classmethod
     def _check_languages(cls, languages: tuple[str, ...]) -> tuple[str, ...]:
-        """Refuse names of languages, which no data has."""
+        """Refuse names of languages, which no data has, and a language that is there twice."""
         import langcodes
 
+        if twice := [language for language in languages if languages.count(language) > 1]:
+            raise ValueError(f"{twice[0]!r} is there twice; remove one")
         for language in languages:
             if not langcodes.tag_is_valid(language):
                 try:

@@ -27,7 +27,8 @@ _SYMBOLS = (
     *["[[", "]]", "{{", "}}", "♪♪", "♪♪♪"],
 )
 _NOTES = "♩♪♫♬♭♮♯"
-_BCP47 = {"iw": "he", "jw": "jv", "in": "id", "ji": "yi"}  # withdrawn ISO 639 codes that Whisper still uses
+# Withdrawn ISO 639 codes that Whisper still uses, and Tagalog, which CLDR and all other checkpoints call Filipino.
+_BCP47 = {"iw": "he", "jw": "jv", "in": "id", "ji": "yi", "tl": "fil"}
 
 
 class WhisperTokens:
@@ -329,7 +330,7 @@ def _listed(listed: object, tokens: WhisperTokens) -> Pairs:
         raise SprachbundError(
             f"'pairs' in config.json has to be a list of [source, target], not {repr(listed)[:60]}"
         )
-    pairs = frozenset((source, target) for source, target in listed)
+    pairs = frozenset((_BCP47.get(source, source), _BCP47.get(target, target)) for source, target in listed)
     unknown = sorted({tag for pair in pairs for tag in pair} - set(tokens.languages))
     if unknown or not pairs:
         raise SprachbundError(
