@@ -79,7 +79,7 @@ def test_a_phrasebook_goes_on_with_the_same_sentences_wherever_they_are(
     assert main(wanted) == 0
     (tables / "train.tsv").write_text("en\tde\ntwo\tzwei\n")
     assert main(wanted) == 2
-    assert "book was begun with sentences_sha256" in capsys.readouterr().err
+    assert "book was begun with another sentences_sha256" in capsys.readouterr().err
     assert main([*wanted[:3], *wanted[5:]]) == 2  # without tables
     assert "book was begun with sentence_share" in capsys.readouterr().err
 

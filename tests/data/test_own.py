@@ -512,7 +512,8 @@ def test_clipped_utterances_are_counted(tmp_path: Path, monkeypatch: pytest.Monk
 def test_two_corpora_never_mix(tmp_path: Path) -> None:
     prepare_own(read_table(table(tmp_path, GOOD_A)), tmp_path / "out", NAMED)
     with pytest.raises(
-        SprachbundError, match=r"out was begun with content \w{12}, not \w{12}; name a new folder"
+        SprachbundError,
+        match=r"out was begun with another content \(SHA-256 \w{12}, not \w{12}\); name a new folder",
     ):
         prepare_own(read_table(table(tmp_path, GOOD_A, GOOD_B)), tmp_path / "out", NAMED)
 

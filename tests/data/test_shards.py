@@ -142,7 +142,9 @@ def test_packing_goes_on_with_the_same_corpus_alone(tmp_path: Path) -> None:
         pack(corpus, out, shard_utterances=2, progress=break_off)
     corpus.rename(tmp_path / "before")
     changed.rename(corpus)
-    with pytest.raises(SprachbundError, match=r"was begun with content \w{12}, not \w{12}; choose another"):
+    with pytest.raises(
+        SprachbundError, match=r"was begun with another content \(SHA-256 \w{12}, not \w{12}\); choose"
+    ):
         pack(corpus, out, shard_utterances=2)
     done = pack(tmp_path / "before", out, shard_utterances=2)
     assert {u.text for u in done} == {f"a {n}" for n in range(4)}

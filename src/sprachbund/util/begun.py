@@ -27,9 +27,10 @@ def refuse_others(
     for name, value in settings.items():
         if known.get(name) != value:
             where, before, now = _first_difference(name, known.get(name), value)
-            raise SprachbundError(
-                f"{folder} was begun with {where} {_shown(before)}, not {_shown(now)}; {advice}"
-            )
+            values = f"{_shown(before)}, not {_shown(now)}"
+            of_hashes = _is_hash(before) and _is_hash(now)  # which say nothing but that they differ
+            said = f"another {where} (SHA-256 {values})" if of_hashes else f"{where} {values}"
+            raise SprachbundError(f"{folder} was begun with {said}; {advice}")
 
 
 def _first_difference(name: str, before: Any, now: Any) -> tuple[str, Any, Any]:
@@ -43,6 +44,10 @@ def _first_difference(name: str, before: Any, now: Any) -> tuple[str, Any, Any]:
 def _shown(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(_shown, value)) or "none"
-    if isinstance(value, str) and _SHA256.fullmatch(value):
-        return value[:12]
-    return "none" if value is None else str(value)
+    return "none" if value is None else value[:12] if _is_hash(value) else str(value)
+
+
+def _is_hash(value: Any) -> bool:
+    if isinstance(value, list):
+        return bool(value) and all(map(_is_hash, value))
+    return isinstance(value, str) and _SHA256.fullmatch(value) is not None
