@@ -107,6 +107,12 @@ def test_options_of_another_kind_are_named(model: sprachbund.Model, talk: Path, 
             ask()
 
 
+def test_numbers_of_sixteen_bits_as_floats_are_no_sound(model: sprachbund.Model) -> None:
+    listener = model.listen("de")
+    with pytest.raises(sprachbund.SprachbundError, match="divide 16-bit numbers by 32768"):
+        listener.hear(np.full(1600, 12_000, np.float32))
+
+
 def test_pairs_and_card(model: sprachbund.Model, directory: Path) -> None:
     assert model.pairs == tuple((s, t) for s in LANGUAGES for t in LANGUAGES)
     assert (model.card.name, model.card.bits) == ("tiny", 8)

@@ -131,6 +131,7 @@ def test_start_after_the_end(tmp_path: Path) -> None:
         (np.zeros(0), 16_000, "no audio samples"),
         (np.zeros(9, complex), 16_000, "complex"),
         (np.array([0.0, np.nan]), 16_000, "nan"),
+        (np.array([0.0, 12_000.0]), 16_000, r"12000\.0 at 0\.0001 s .*divide 16-bit numbers by 32768"),
         (np.zeros(9), 1, "rate of 1 Hz; rates of 1000 to 1000000 Hz are read"),
         (np.zeros(9), 2_000_000_000, "rate of 2000000000 Hz; rates of 1000 to 1000000 Hz are read"),
     ],
