@@ -59,6 +59,20 @@ def test_nothing_from_a_pipe() -> None:
         refused(reader, "it starts with b'hello, this is t'")
 
 
+def test_a_closed_file(tmp_path: Path) -> None:
+    with write(tmp_path / "a.wav").open("rb") as file:
+        pass
+    refused(file, r"a\.wav is closed; open it again, as bytes")
+
+
+def test_a_name_is_said_once() -> None:
+    name = "a" * 5000
+    with pytest.raises(
+        SprachbundError, match=rf"^{name} cannot be opened \(File name too long\); check the name$"
+    ):
+        open_audio(name)
+
+
 @contextmanager
 def piped(content: bytes) -> Iterator[IO[bytes]]:
     """The end to read from of a pipe that gives some content."""
