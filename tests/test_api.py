@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 import sprachbund
 from sprachbund.decoding.options import GuardOptions
@@ -105,6 +106,19 @@ def test_options_of_another_kind_are_named(model: sprachbund.Model, talk: Path, 
         said = rf"options is {re.escape(repr(options))}; give sprachbund\.DecodingOptions, such as "
         with pytest.raises(sprachbund.SprachbundError, match=said):
             ask()
+
+
+def test_live_options_and_samples_of_another_kind_are_named(model: sprachbund.Model) -> None:
+    with pytest.raises(sprachbund.SprachbundError, match=r"live is {'step_s': 1}; give LiveOptions"):
+        model.listen("de", live={"step_s": 1})  # type: ignore[arg-type]
+    with pytest.raises(sprachbund.SprachbundError, match="samples are of type Tensor; give an array"):
+        model.listen("de").hear(torch.zeros(1600))  # type: ignore[arg-type]
+
+
+def test_numbers_of_sixteen_bits_as_floats_are_no_sound(model: sprachbund.Model) -> None:
+    listener = model.listen("de")
+    with pytest.raises(sprachbund.SprachbundError, match="divide 16-bit numbers by 32768"):
+        listener.hear(np.full(1600, 12_000, np.float32))
 
 
 def test_pairs_and_card(model: sprachbund.Model, directory: Path) -> None:

@@ -198,8 +198,10 @@ class Model:
             `finish` at the end; both return a list of `LiveText` and `LiveNotice`.
 
         Raises:
-            SprachbundError: a language or pair the model does not know.
+            SprachbundError: a language or pair the model does not know, or options of another kind.
         """
+        if not isinstance(live, LiveOptions | None):
+            raise SprachbundError(f"live is {live!r}; give LiveOptions of sprachbund.streaming.options")
         engine = LiveEngine(self.family, _declared(options, None), activity=self._activity)
         return Listener(engine, engine.open(_targets(to), source, live))
 

@@ -59,6 +59,20 @@ def test_nothing_from_a_pipe() -> None:
         refused(reader, "it starts with b'hello, this is t'")
 
 
+def test_a_closed_file(tmp_path: Path) -> None:
+    with write(tmp_path / "a.wav").open("rb") as file:
+        pass
+    refused(file, r"a\.wav is closed; open it again, as bytes")
+
+
+def test_a_name_is_said_once() -> None:
+    name = "a" * 5000
+    with pytest.raises(
+        SprachbundError, match=rf"^{name} cannot be opened \(File name too long\); check the name$"
+    ):
+        open_audio(name)
+
+
 @contextmanager
 def piped(content: bytes) -> Iterator[IO[bytes]]:
     """The end to read from of a pipe that gives some content."""
@@ -131,6 +145,7 @@ def test_start_after_the_end(tmp_path: Path) -> None:
         (np.zeros(0), 16_000, "no audio samples"),
         (np.zeros(9, complex), 16_000, "complex"),
         (np.array([0.0, np.nan]), 16_000, "nan"),
+        (np.array([0.0, 12_000.0]), 16_000, r"12000\.0 at 0\.0001 s .*divide 16-bit numbers by 32768"),
         (np.zeros(9), 1, "rate of 1 Hz; rates of 1000 to 1000000 Hz are read"),
         (np.zeros(9), 2_000_000_000, "rate of 2000000000 Hz; rates of 1000 to 1000000 Hz are read"),
     ],
@@ -278,3 +293,58 @@ def test_ctrl_c_while_reading_is_not_swallowed(tmp_path):
         patch.setattr(soundfile, "SoundFile", opened)
         assert len(load(path)) == 60 * 16_000
     assert all(isinstance(handle, int) for handle in handles)
+
+
+class Breaking(io.BytesIO):
+    """A file of which the first bytes can be read, and that breaks off with an exception or gives nothing more."""
+
+    def __init__(self, content: bytes, fault: BaseException | None, *, seekable: bool) -> None:
+        super().__init__(content)
+        self.fault, self.can_seek, self.num_ends = fault, seekable, 0
+
+    def seekable(self) -> bool:
+        return self.can_seek
+
+    def read(self, size: int | None = -1) -> bytes:
+        if self.tell() < 100_000:
+            return super().read(size)
+        self.num_ends += 1
+        if self.num_ends > 100:  # a reader that goes on for ever would hang
+            return b""
+        if self.fault is None:
+            return None  # type: ignore[return-value]  # as of a pipe that does not wait
+        raise self.fault
+
+
+@pytest.mark.parametrize(
+    ("fault", "raised", "message"),
+    [
+        (KeyboardInterrupt(), KeyboardInterrupt, None),
+        (RuntimeError("the program's own"), RuntimeError, "the program's own"),
+        (OSError(5, "Input/output error"), SprachbundError, r"its end \(Input/output error\)"),
+        (EOFError("the archive is cut off"), SprachbundError, r"its end \(the archive is cut off\)"),
+        (None, SprachbundError, r"its end \(it does not wait for more"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("suffix", "seekable"), [(".wav", True), (".wav", False), (".mp3", True), (".mp3", False)]
+)
+def test_what_reading_meets_is_neither_swallowed_nor_taken_for_a_cut_file(
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    suffix: str,
+    seekable: bool,
+    fault: BaseException | None,
+    raised: type[BaseException],
+    message: str | None,
+) -> None:
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".wav":
+        soundfile.write(path, np.zeros(60 * 8000, np.float32), 8000)
+    else:
+        write_ffmpeg(path, duration_s=60.0)
+    content = path.read_bytes()
+    assert len(content) > 200_000
+    with pytest.raises(raised, match=message):
+        load(Breaking(content, fault, seekable=seekable))
+    assert capfd.readouterr() == ("", "")

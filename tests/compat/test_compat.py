@@ -64,6 +64,11 @@ def test_a_tensor_and_a_path_are_heard_as_an_array_is(
 ) -> None:
     text = openai.transcribe(short, language="en")["text"]
     assert openai.transcribe(torch.from_numpy(short), language="en")["text"] == text
+    integers = (short * 32_767).astype(np.int16)
+    own = openai.model.transcribe(integers, source="en", sample_rate=16_000)
+    assert openai.transcribe(integers, language="en")["text"] == f" {own.text}"
+    with pytest.raises(SprachbundError, match="divide 16-bit numbers by 32768"):
+        openai.transcribe(integers.astype(np.float32))
     assert whisper.load_audio(str(RECORDING)).shape == load_audio(RECORDING).shape
 
 

@@ -71,6 +71,12 @@ def test_a_cue_ends_behind_a_mark_of_any_width(mark):
     assert len("".join(without[0].lines)) > len(text) // 2
 
 
+def test_no_text_of_srt_has_an_arrow() -> None:
+    segment = replace(translation().segments[0], text="a --> b ---> c ----> d", words=())
+    whole = replace(translation(), segments=(segment,), dropped=())
+    assert render(whole, "srt").splitlines()[2] == "a -> b -> c -> d"
+
+
 def test_srt_is_read_back():
     cues = parse_cues(render(translation(), "srt"), ",")
     assert [c[2] for c in cues] == ["Guten Tag.", 'Tom & "Jerry" <b>laufen</b> ->', "tab here", TEXTS[3]]

@@ -24,5 +24,8 @@ VAD_WINDOW = 512
 VAD_WINDOW_S = VAD_WINDOW / SAMPLE_RATE
 """Seconds per voice activity probability."""
 
+LOUDEST = 100.0
+"""Largest absolute sample that is taken for sound between -1 and 1; beyond it are numbers of another encoding."""
+
 MAX_CHANNELS = 64
 """Most channels of a recording: decoded sound of a chunk takes memory by their number."""

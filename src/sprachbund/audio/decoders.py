@@ -87,7 +87,9 @@ def open_decoder(
     if not seekable:  # FFmpeg then knows a length only where the header states one
         return FfmpegDecoder(file, name, has_length=True, max_channels=max_channels)
     start = file.tell()
-    head = file.read(_HEAD)
+    reader = _Callbacks(file)
+    head = reader.read(_HEAD)
+    reader.check(name)
     file.seek(start)
     if head.startswith(_SNDFILE_MAGIC) and not (head[:4] == b"OggS" and b"video" in head[:64]):
         import soundfile
@@ -183,12 +185,39 @@ def shortfall(decoded_s: float, promised_s: float | None) -> str | None:
     )
 
 
-class _Forgiving:
-    """A file for libsndfile's callbacks, in which an exception would be printed: a seek that cannot be does nothing."""
+class _Callbacks:
+    """A file for the callbacks of a decoder, which would print or lose an exception: it is kept, and the file ends."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        self.read, self.tell = file.read, file.tell
+        self._fault: BaseException | None = None
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes; none after an exception."""
+        try:
+            content = self._file.read(size) if self._fault is None else b""
+            if content is None:
+                raise BlockingIOError(
+                    errno.EAGAIN, "it does not wait for more; open it so that reading waits"
+                )
+        except BaseException as error:
+            self._fault, content = error, b""
+        return content
+
+    def check(self, name: str) -> None:
+        """Raise what reading has met: a Ctrl-C as it is, and a file that cannot be read on as SprachbundError."""
+        if isinstance(self._fault, OSError | EOFError):
+            raise SprachbundError(_unreadable(name, self._fault)) from self._fault
+        if self._fault is not None:
+            raise self._fault
+
+
+class _Forgiving(_Callbacks):
+    """A file for libsndfile: a seek that cannot be does nothing."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__(file)
+        self.tell = file.tell
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> None:
         with suppress(ValueError, OSError):
@@ -215,11 +244,12 @@ def _check_channels(name: str, channels: int, most: int) -> None:
         raise SprachbundError(f"{name} has {channels} channels, and {most} are the most; mix it down first")
 
 
-class _Unnamed:
+class _Unnamed(_Callbacks):
     """A file without its name, from which FFmpeg would infer a format; of a pipe it records whether it was cut."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        self._file, self._is_pipe = file, not file.seekable()
+        super().__init__(file)
+        self._is_pipe = not file.seekable()
         self._num_bytes, self._head, self._tail = 0, b"", b""
         self.tell, self.seekable = file.tell, file.seekable
 
@@ -232,8 +262,9 @@ class _Unnamed:
         ):  # before the start; PyAV would raise this error later, in FFmpeg's place
             return -errno.EINVAL
 
-    def read(self, size: int) -> bytes:
-        content = self._file.read(size)
+    def read(self, size: int = -1) -> bytes:
+        """As of any file; what a pipe gave is looked at."""
+        content = super().read(size)
         if self._is_pipe:
             self._num_bytes += len(content)
             self._head += content[: _HEAD - len(self._head)]
@@ -272,11 +303,16 @@ class SndfileDecoder:
     ) -> None:
         import soundfile
 
-        self._name = name
-        self._file: Any = soundfile.SoundFile(_own_handle(file))
+        self._name, self._handle = name, _own_handle(file)
         try:
+            self._file: Any = soundfile.SoundFile(self._handle)
+        except soundfile.LibsndfileError:
+            self._check_reading()
+            raise
+        try:
+            self._check_reading()
             _check_channels(name, self._file.channels, max_channels)
-        except SprachbundError:
+        except BaseException:
             self.close()
             raise
         self._rate: int = self._file.samplerate
@@ -288,6 +324,11 @@ class SndfileDecoder:
             self._warn(shortfall(self.duration_s, self.duration_s + missing_s))
         if not whole:
             self._warn(_OGG_CUT)
+
+    def _check_reading(self) -> None:
+        """Raise what reading has met, where it is not libsndfile's own."""
+        if not isinstance(self._handle, int):
+            self._handle.check(self._name)
 
     def _warn(self, warning: str | None) -> None:
         if warning is not None:
@@ -312,11 +353,14 @@ class SndfileDecoder:
         size = _FLAC_CHUNK_FRAMES if self._file.format == "FLAC" else CHUNK_FRAMES
         try:
             while len(chunk := self._file.read(size, dtype="float32", always_2d=True)):
+                self._check_reading()
                 position += len(chunk)
                 with np.errstate(invalid="ignore"):  # the reader reports values that are not finite
                     mono = chunk.mean(axis=1, dtype=np.float32)
                 yield self._rate, mono
+            self._check_reading()
         except soundfile.LibsndfileError:
+            self._check_reading()
             self._warn(f"damaged at {position / self._rate:.2f} s; only what comes before is used")
         else:
             self._warn(shortfall(position / self._rate, self.duration_s))
@@ -349,20 +393,13 @@ class FfmpegDecoder:
                 f"{name} asks for more memory than there is; convert it to wav or flac"
             ) from error
         except (av.error.FFmpegError, ValueError) as error:
+            self._file.check(name)
             raise SprachbundError(f"{name} {_undecodable(self._file.head())}") from error
-        except OSError as error:
-            raise SprachbundError(_unreadable(name, error)) from error
-        kinds = [stream.type for stream in self._container.streams]
-        self._stream: Any = self._container.streams.best("audio")
-        if not isinstance(self._stream, av.AudioStream) or self._stream.codec_context is None:
-            self.close()
-            if "audio" in kinds:
-                raise SprachbundError(f"{name} {_undecodable(self._file.head())}")
-            held = ", ".join(kinds) or "nothing"
-            raise SprachbundError(f"{name} has no audio stream (it holds: {held}); give a file with sound")
         try:
+            self._file.check(name)
+            self._stream: Any = self._sound()
             self._check_channels(self._stream.codec_context.layout.nb_channels)
-        except SprachbundError:
+        except BaseException:
             self.close()
             raise
         self._stream.codec_context.thread_count = 1  # a confined process may start none
@@ -375,6 +412,19 @@ class FfmpegDecoder:
         # A cover is a picture, and no stream that may outlast the sound.
         lasting = {stream.type for stream in self._container.streams if not _is_cover(stream)}
         self._promised_s = self.duration_s if has_length and lasting == {"audio"} else None
+
+    def _sound(self) -> Any:
+        """The stream of sound. Raises SprachbundError where there is none."""
+        import av
+
+        stream = self._container.streams.best("audio")
+        if isinstance(stream, av.AudioStream) and stream.codec_context is not None:
+            return stream
+        kinds = [stream.type for stream in self._container.streams]
+        if "audio" in kinds:
+            raise SprachbundError(f"{self._name} {_undecodable(self._file.head())}")
+        held = ", ".join(kinds) or "nothing"
+        raise SprachbundError(f"{self._name} has no audio stream (it holds: {held}); give a file with sound")
 
     def _check_channels(self, channels: int) -> None:
         _check_channels(self._name, channels, self._max_channels)
@@ -436,6 +486,7 @@ class FfmpegDecoder:
 
         try:
             for packet in self._container.demux(self._stream):
+                self._file.check(self._name)
                 try:
                     frames = packet.decode()
                 except av.error.FFmpegError:
@@ -444,8 +495,7 @@ class FfmpegDecoder:
                 yield from frames
         except av.error.FFmpegError:  # the container itself breaks off
             self.damaged_s.append(self._decoded_s)
-        except OSError as error:
-            raise SprachbundError(_unreadable(self._name, error)) from error
+        self._file.check(self._name)
 
     def _mono(self, frame: Any) -> Samples:
         import av
@@ -503,8 +553,9 @@ def _is_cover(stream: Any) -> bool:
     return bool(stream.disposition & Disposition.attached_pic)
 
 
-def _unreadable(name: str, error: OSError) -> str:
-    return f"{name} cannot be read to its end ({error.strerror or error}); check the disk or the connection"
+def _unreadable(name: str, error: OSError | EOFError) -> str:
+    reason = getattr(error, "strerror", None) or error
+    return f"{name} cannot be read to its end ({reason}); check the disk or the connection"
 
 
 def _has_index_behind(head: bytes) -> bool:

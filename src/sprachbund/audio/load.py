@@ -15,7 +15,7 @@ from typing import IO, Any, Protocol, cast, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from sprachbund.audio.constants import MAX_CHANNELS, SAMPLE_RATE, WINDOW_S
+from sprachbund.audio.constants import LOUDEST, MAX_CHANNELS, SAMPLE_RATE, WINDOW_S
 from sprachbund.audio.decoders import CHUNK_FRAMES, AudioDecoder, open_decoder
 from sprachbund.audio.isolated import IsolatedDecoder
 from sprachbund.audio.sandbox import DecodingLimits
@@ -61,8 +61,8 @@ class AudioSource(ABC):
         Memory stays bounded by the block. A path or seekable file can be read any number of times.
 
         Raises:
-            SprachbundError: NaN or infinite samples, no samples at all or none after ``start_s``, damage that
-                leaves nothing to decode.
+            SprachbundError: NaN, infinite samples or numbers far from -1 to 1, no samples at all or none after
+                ``start_s``, damage that leaves nothing to decode.
         """
         ...
 
@@ -123,7 +123,8 @@ def open_audio(
     """Open audio of any container, or samples with their rate, without decoding it yet.
 
     Args:
-        source: path, binary file object, or array (N,) or (N, channels); integers are scaled to [-1, 1].
+        source: path, binary file object, or array (N,) or (N, channels); integers are scaled to [-1, 1],
+            floats are expected there.
         sample_rate: rate of an array in Hz; not used for files, which state their own.
         name: name of a file object in errors and warnings; its own name if not given.
         untrusted: whether a file comes from somebody who may mean harm: it is then decoded in a process that can do
@@ -176,6 +177,10 @@ def _check_file(source: object) -> None:
     if isinstance(source, io.TextIOBase):
         raise SprachbundError(f"{source!r} is open as text; open it as bytes: open(path, 'rb')")
     if isinstance(source, _File):
+        if getattr(source, "closed", False):
+            raise SprachbundError(
+                f"{getattr(source, 'name', 'audio stream')} is closed; open it again, as bytes"
+            )
         return
     if isinstance(source, bytes | bytearray | memoryview):
         advice = "wrap them as io.BytesIO(...) if they are a file"
@@ -297,7 +302,8 @@ def _open_path(path: Path, decode: Decode) -> AudioDecoder:
     except PermissionError:
         raise SprachbundError(f"{path} may not be read by this user; change its permissions") from None
     except (OSError, ValueError) as error:
-        raise SprachbundError(f"{path} cannot be opened ({error}); check the name") from error
+        reason = getattr(error, "strerror", None) or error  # the name stands in front
+        raise SprachbundError(f"{path} cannot be opened ({reason}); check the name") from error
     try:
         return _OwnedFile(_open_stream(file, str(path), 0, decode), file)
     except BaseException:
@@ -328,7 +334,7 @@ def _once(opener: Callable[[], AudioDecoder], name: str) -> Callable[[], AudioDe
 def _checked(
     chunks: Iterator[tuple[int, Samples]], name: str, start_s: float
 ) -> Iterator[tuple[int, Samples]]:
-    """Pass chunks on, refusing NaN, infinity and rates that cannot be meant."""
+    """Pass chunks on, refusing NaN, infinity, numbers that are no sound and rates that cannot be meant."""
     passed_s = start_s
     for rate, chunk in chunks:
         if not _MIN_RATE <= rate <= _MAX_RATE:
@@ -336,12 +342,15 @@ def _checked(
                 f"{name} states a sample rate of {rate} Hz; rates of {_MIN_RATE} to {_MAX_RATE} Hz are read, "
                 "so convert it to 16000 Hz"
             )
-        finite = np.isfinite(chunk)
-        if not finite.all():
-            first = int(np.argmin(finite))
+        sound = np.abs(chunk) <= LOUDEST  # false for NaN
+        if not sound.all():
+            first = int(np.argmin(sound))
+            advice = "export the audio again without it"
+            if np.isfinite(chunk[first]):
+                advice = "floats lie between -1 and 1, so divide 16-bit numbers by 32768"
             raise SprachbundError(
                 f"{name} has a sample that is {chunk[first]} at {passed_s + first / rate:.4f} s "
-                f"(sample {round(passed_s * rate) + first}); export the audio again without it"
+                f"(sample {round(passed_s * rate) + first}); {advice}"
             )
         passed_s += len(chunk) / rate
         yield rate, chunk

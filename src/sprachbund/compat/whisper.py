@@ -162,7 +162,7 @@ class Whisper:
         )
         is_file = isinstance(audio, str | Path)
         translation = self.model.translate(
-            audio if is_file else np.asarray(audio, np.float32),
+            audio if is_file else np.asarray(audio),
             arguments.target,
             source=language,
             options=arguments.options(),

@@ -36,6 +36,7 @@ LEAST_CUE_S = 0.1
 """A cue that had no room at all is given this much at the cost of the next one."""
 
 _SENTENCE_END = re.compile(r"[.!?…。\uff01\uff1f]$")
+_ARROW = re.compile("-{2,}>")
 _CLAUSE_END = re.compile(r"[,;:、\uff0c\uff1b\uff1a]$")
 
 
@@ -314,7 +315,7 @@ class _Subtitles:
 
     def _escaped(self, line: str) -> str:
         if self._point == ",":
-            return line.replace("-->", "->")  # SubRip has no way to escape its arrow
+            return _ARROW.sub("->", line)  # SubRip has no way to escape its arrow
         return line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 

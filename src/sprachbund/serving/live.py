@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from sprachbund.audio.constants import SAMPLE_RATE, WINDOW_S
+from sprachbund.audio.constants import LOUDEST, SAMPLE_RATE, WINDOW_S
 from sprachbund.audio.span_options import SpanOptions
 from sprachbund.serving.metrics import Meters
 from sprachbund.serving.models import ModelStore
@@ -42,8 +42,6 @@ from sprachbund.util.arrays import Samples
 # Messages of a client over /v1/live, and sound to samples.
 
 Encoding = Literal["pcm_s16le", "pcm_f32le", "pcm_mulaw", "pcm_alaw"]
-_LOUDEST = 100.0
-"""Largest absolute sample accepted; larger values mean another encoding than the client declared."""
 
 _MOST = {
     "max_open_s": WINDOW_S,
@@ -214,7 +212,7 @@ class SoundDecoder:
             floats = samples.astype(np.float32) / np.float32(32768)
         else:
             floats = samples.astype(np.float32)
-            if not (np.abs(floats) <= _LOUDEST).all():  # also where it is not a number
+            if not (np.abs(floats) <= LOUDEST).all():  # also where it is not a number
                 raise RefusalError(
                     415,
                     "a sample is not a number or far from -1 to 1; send pcm_f32le or say the encoding",

@@ -190,7 +190,7 @@ class Listener:
             SprachbundError: for values that are not samples, or after `finish`.
         """
         most_s = self.session.options.max_waiting_s
-        whole = np.size(samples) <= most_s * SAMPLE_RATE
+        whole = not isinstance(samples, np.ndarray) or samples.size <= most_s * SAMPLE_RATE
         events = list[LiveEvent]()
         # A part has room beside what is left of the one before.
         for block in [samples] if whole else in_blocks(samples, most_s / 2):

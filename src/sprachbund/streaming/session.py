@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sprachbund.audio.constants import SAMPLE_RATE
+from sprachbund.audio.constants import LOUDEST, SAMPLE_RATE
 from sprachbund.audio.load import as_floats, refuse_other_types
 from sprachbund.audio.span_options import SpanOptions
 from sprachbund.audio.spans import Span, SpanStream, VoiceActivity
@@ -458,4 +458,8 @@ def _checked(samples: Samples) -> Samples:
         raise SprachbundError(f"samples have shape {samples.shape}; give mono samples (N,) at 16 kHz")
     if not np.isfinite(samples).all():
         raise SprachbundError("samples are not finite; the audio is broken or in another encoding")
+    if not (np.abs(samples) <= LOUDEST).all():
+        raise SprachbundError(
+            "samples are far from -1 to 1; divide 16-bit numbers by 32768, or give the integers"
+        )
     return samples

@@ -242,6 +242,7 @@ def made_up(seed: int) -> Translation:
         "Straßenbahnhaltestelle",
         "日本語" * 25,
         "-->",
+        "--->",
         "<i>",
         "a&b",
         "ja!",

@@ -39,7 +39,7 @@ function block(cue, index, point, escaped) {
   return `${index + 1}\n${times}\n${cue.lines.map(escaped).join("\n")}\n\n`;
 }
 
-const escapedSrt = (line) => line.replaceAll("-->", "->"); // SubRip has no way to escape its arrow
+const escapedSrt = (line) => line.replace(/-{2,}>/g, "->"); // SubRip has no way to escape its arrow
 const escapedVtt = (line) => line.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 
 /** Seconds as 01:02:03.004. */
