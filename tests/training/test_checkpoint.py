@@ -240,6 +240,28 @@ def test_a_folder_that_holds_a_run_refuses_another_recipe_and_names_its_keys(tmp
     claim_folder(tmp_path, other)
 
 
+def test_a_run_goes_on_with_the_corpora_that_it_was_begun_with(tmp_path: Path) -> None:
+    run, recipe = tmp_path / "run", Recipe(training=made.options(4))
+    data = [tmp_path / "train", tmp_path / "dev"]
+    for path in data:
+        path.mkdir()
+    claim_folder(run, recipe, data=data)
+    for path in data:
+        (path / "cuts.00000.jsonl").write_text("{}\n")
+    claim_folder(run, recipe, data=data)  # nothing has begun
+    save_resume(run, {"step": 1})
+    claim_folder(run, recipe, data=data)
+    with (data[1] / "cuts.00000.jsonl").open("a") as cuts:
+        cuts.write("\n")
+    wanted = r"run was begun with another \S+dev \(SHA-256 .*; choose another --out, or go on with --accept-changes"
+    with pytest.raises(SprachbundError, match=wanted):
+        claim_folder(run, recipe, data=data)
+    claim_folder(run, recipe, data=data, accept_changes=True)
+    claim_folder(run, recipe, data=data)
+    (run / "data.json").unlink()  # as in the folder of an earlier version
+    claim_folder(run, recipe, data=data)
+
+
 def test_what_is_made_before_the_first_step_is_made_anew_for_another_recipe(tmp_path: Path) -> None:
     first = Recipe(training=made.options(4))
     claim_folder(tmp_path, first)
@@ -249,7 +271,7 @@ def test_what_is_made_before_the_first_step_is_made_anew_for_another_recipe(tmp_
     assert (tmp_path / "tokenizer.model").exists()
     assert (tmp_path / "live-0" / "epoch-000000").exists()
     claim_folder(tmp_path, Recipe(training=made.options(5)))
-    assert [path.name for path in tmp_path.iterdir()] == ["recipe.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data.json", "recipe.json"]
 
 
 def test_a_run_goes_on_with_no_tokenizer_of_another_size(tmp_path: Path) -> None:

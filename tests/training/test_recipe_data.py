@@ -82,7 +82,9 @@ def test_pieces_are_those_of_data_that_were_mended_before_the_first_step(data: P
     assert first != second == run_once(tmp_path / "new")
     assert run_once(given) == first
     shutil.copy(data / "cuts.00000.jsonl", cuts)
-    assert run_once(folder) == second
+    with pytest.raises(SprachbundError, match="was begun with another .*book"):
+        run_once(folder)
+    assert run_once(folder, accept_changes=True) == second
 
 
 def test_dev_data_that_are_trained_on_are_said_before_the_first_step(data: Path, tmp_path: Path) -> None:

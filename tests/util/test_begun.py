@@ -20,7 +20,11 @@ FOLDER = Path("here")
         ({"a": {"b": 1}}, {"a": {"b": 1, "c": 2}}, "a.c none, not 2"),
         ({"a": {"b": 1}}, {"a": None}, "a {'b': 1}, not none"),
         ({"voices": ["x", "y"]}, {"voices": []}, "voices x, y, not none"),
-        ({"content": "0" * 64}, {"content": "f" * 64}, "another content (SHA-256 000000000000, not ffffffffffff)"),
+        (
+            {"content": "0" * 64},
+            {"content": "f" * 64},
+            "another content (SHA-256 000000000000, not ffffffffffff)",
+        ),
         ({}, {"seed": 2}, "seed none, not 2"),
     ],
 )

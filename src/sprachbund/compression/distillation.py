@@ -305,7 +305,8 @@ def _run(
     accept_changes: bool,
 ) -> Path:
     torch.manual_seed(recipe.training.seed)
-    claim_folder(directory, recipe, accept_changes=accept_changes)
+    data = [part.path for part in (*recipe.train, *recipe.dev)]
+    claim_folder(directory, recipe, data=data, accept_changes=accept_changes)
     start = locate(str(recipe.student))
     teacher: Any = load(recipe.teacher)
     student = prepare_model(_as_translator(recipe, start), directory, [])

@@ -23,14 +23,18 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from sprachbund.data.manifest import INDEX_FILE
 from sprachbund.errors import SprachbundError, first_line, unreadable
 from sprachbund.training.parallel import MovingAverage
+from sprachbund.util.begun import refuse_others
 from sprachbund.util.distributed import is_first_rank, wait_for_all_ranks
-from sprachbund.util.files import atomic_path, read_model, read_object, write_text
+from sprachbund.util.files import atomic_path, files_sha256, read_model, read_object, write_json, write_text
 from sprachbund.util.options import RenamedWarning
 from sprachbund.util.tensors import check_tensors, save_tensors
 
 RECIPE_FILE = "recipe.json"
+DATA_FILE = "data.json"
+"""File with the hashes of the corpora that a run was begun with."""
 _TOKENIZERS = "*tokenizer*"
 _MADE_BEFORE = (_TOKENIZERS, "live-*")
 """What is made before the first step, anew where another recipe is to have the folder."""
@@ -55,17 +59,20 @@ _FORMER_PARTS = {"guesser.": "draft_network."}
 """Prefix of names of weights in the version before, to that of today."""
 
 
-def claim_folder(directory: Path, recipe: BaseModel, *, accept_changes: bool = False) -> None:
+def claim_folder(
+    directory: Path, recipe: BaseModel, *, data: Sequence[Path] = (), accept_changes: bool = False
+) -> None:
     """Write the recipe into the folder of its run; every rank has to come here.
 
     Args:
         directory: directory of the run; made if it is not there.
         recipe: recipe of the run.
-        accept_changes: go on with a run whose recipe was another one.
+        data: directories of the corpora of the recipe.
+        accept_changes: go on with a run whose recipe was another one, or whose corpora were others.
 
     Raises:
         SprachbundError: the folder holds a run of another recipe, or with `accept_changes` one of tokenizers of
-            another size; names the keys.
+            another size; names the keys. A corpus that has other utterances or texts than when the run began.
     """
     path = directory / RECIPE_FILE
     changed: list[str] = []
@@ -83,12 +90,24 @@ def claim_folder(directory: Path, recipe: BaseModel, *, accept_changes: bool = F
                 f"{directory} holds a run that differs in {names} ({first}: {known.get(first)} there, "
                 f"{wanted.get(first)} now); choose another --out{advice}"
             )
+    hashes = _hashes(data)
+    if has_begun(directory) and not accept_changes and (directory / DATA_FILE).exists():
+        known = read_object(directory / DATA_FILE, advice="delete it if the run was begun with these corpora")
+        refuse_others(directory, known, hashes, advice="choose another --out, or go on with --accept-changes")
     wait_for_all_ranks()  # before the first rank writes what the others compare with
     if is_first_rank():
         directory.mkdir(parents=True, exist_ok=True)
+        write_json(directory / DATA_FILE, hashes)
         if changed and not has_begun(directory):
             _forget_beginning(directory)
         write_text(path, recipe.model_dump_json(indent=1) + "\n")
+
+
+def _hashes(data: Sequence[Path]) -> dict[str, str]:
+    """A hash of the utterances and texts of each corpus; those at a URL have none."""
+    names = ("cuts.*.jsonl", "units.*.jsonl", INDEX_FILE)
+    files = {path: [file for name in names for file in path.glob(name)] for path in data}
+    return {str(path): files_sha256(of_corpus) for path, of_corpus in files.items() if of_corpus}
 
 
 def holds_checkpoint(directory: Path) -> bool:

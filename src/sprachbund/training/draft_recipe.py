@@ -113,7 +113,8 @@ def _run(
     accept_changes: bool,
     check: Check | None,
 ) -> Any:
-    claim_folder(directory, recipe, accept_changes=accept_changes)
+    data = [part.path for part in (*recipe.train, *recipe.dev)]
+    claim_folder(directory, recipe, data=data, accept_changes=accept_changes)
     source = locate(str(recipe.model))
     prepared = _prepared_model(recipe, source, directory)
     corpus = _corpus(recipe, recipe.train, prepared, recipe.examples.model_dump())

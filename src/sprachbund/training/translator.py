@@ -114,7 +114,8 @@ def _run(
     states: Path,
 ) -> Any:
     torch.manual_seed(recipe.training.seed)
-    claim_folder(directory, recipe, accept_changes=accept_changes)
+    data = [part.path for part in (*recipe.train, *recipe.dev)]
+    claim_folder(directory, recipe, data=data, accept_changes=accept_changes)
     for line in licence_warnings(recipe):
         report(line)
     if recipe.cache_states and score is not None:
