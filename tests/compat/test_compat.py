@@ -1,7 +1,7 @@
 """Programs for openai-whisper and faster-whisper: their arguments, their results, and what is refused."""
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import sprachbund
 from sprachbund.audio.load import load as load_audio
 from sprachbund.compat import faster_whisper, whisper
 from sprachbund.compat.arguments import FALLBACK, NAMES, TranscribeArguments, span_options, temperatures
+from sprachbund.decoding.options import DecodingOptions
 from sprachbund.errors import SprachbundError
 from sprachbund.models.catalogue import CATALOGUE
 
@@ -107,6 +108,48 @@ def test_faster_whisper_gives_segments_one_by_one(
         assert segment.words is not None
         assert "".join(word.word for word in segment.words) == segment.text
     assert next(faster.transcribe(short, "en", beam_size=1)[0]).words is None
+
+
+def test_a_batched_pipeline_gives_the_same_text(
+    faster: faster_whisper.WhisperModel, short: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    stream = faster.model.stream
+    monkeypatch.setattr(
+        faster.model,
+        "stream",
+        lambda *given, options, **others: (
+            sizes.append(options.batch_size) or stream(*given, options=options, **others)
+        ),
+    )
+    batched = faster_whisper.BatchedInferencePipeline(model=faster)
+    segments, info = batched.transcribe(short, batch_size=3, beam_size=1)
+    expected, alone = faster.transcribe(short, beam_size=1, without_timestamps=True)
+    assert [segment.text for segment in segments] == [segment.text for segment in expected]
+    assert info == replace(alone, transcription_options=info.transcription_options)
+    assert sizes == [3, DecodingOptions.batch_size]
+    with pytest.raises(SprachbundError, match="batch_size"):
+        batched.transcribe(short, batch_size=0)
+
+
+def test_the_language_spoken_is_detected(faster: faster_whisper.WhisperModel, short: np.ndarray) -> None:
+    language, probability, every = faster.detect_language(short)
+    assert (language, probability) == every[0]
+    assert language == "en"
+    assert {tag for tag, _ in every} == set(faster.supported_languages)
+    assert sum(p for _, p in every) == pytest.approx(1)
+    assert [p for _, p in every] == sorted((p for _, p in every), reverse=True)
+    _, info = faster.transcribe(short, beam_size=1)
+    assert probability == pytest.approx(info.language_probability)
+    averaged = faster.detect_language(short, language_detection_segments=9, language_detection_threshold=1.1)
+    assert averaged[0] == "en"
+    assert averaged[1] != probability
+    with pytest.raises(SprachbundError, match="nobody speaks"):
+        faster.detect_language(np.zeros(32_000, np.float32))
+    with pytest.raises(SprachbundError, match="no audio is given"):
+        faster.detect_language()
+    with pytest.raises(SprachbundError, match="features=1 of faster-whisper is not served"):
+        faster.detect_language(short, features=1)
 
 
 def test_silence_has_no_segments(openai: whisper.Whisper, faster: faster_whisper.WhisperModel) -> None:

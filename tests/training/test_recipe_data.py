@@ -82,7 +82,7 @@ def test_pieces_are_those_of_data_that_were_mended_before_the_first_step(data: P
     assert first != second == run_once(tmp_path / "new")
     assert run_once(given) == first
     shutil.copy(data / "cuts.00000.jsonl", cuts)
-    with pytest.raises(SprachbundError, match="was begun with another .*book"):
+    with pytest.raises(SprachbundError, match=r"was begun with another .*book"):
         run_once(folder)
     assert run_once(folder, accept_changes=True) == second
 

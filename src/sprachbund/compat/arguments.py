@@ -125,6 +125,7 @@ class TranscribeArguments:
         temperature: temperature in rising order; at the first above 0 there is no beam.
         without_timestamps: segments are the spans of speech as they are.
         spans: options of cutting speech out of the recording.
+        batch_size: most spans that go through the model together; None for the default.
     """
 
     language: str | None
@@ -139,6 +140,7 @@ class TranscribeArguments:
     without_timestamps: bool
     temperature: tuple[float, ...] = (0.0,)
     spans: SpanOptions = field(default_factory=SpanOptions)
+    batch_size: int | None = None
 
     @property
     def target(self) -> str:
@@ -168,6 +170,7 @@ class TranscribeArguments:
             timestamps=False if self.without_timestamps else "auto",
             guard=guard,
             spans=self.spans,
+            batch_size=DecodingOptions.batch_size if self.batch_size is None else self.batch_size,
         )
 
 

@@ -6,12 +6,15 @@ segments, info = WhisperModel("large-v3-turbo").transcribe("talk.wav", vad_filte
 for segment in segments:
     print(segment.start, segment.end, segment.text)
 
+`BatchedInferencePipeline(model=model).transcribe("talk.wav", batch_size=16)` takes more spans of speech at a time.
+
 Arguments that are not served are errors, unless they are at faster-whisper's default. Without effect are
 `vad_filter` (speech is always found first), `condition_on_previous_text` (spans are decoded apart from each other),
 `log_progress`, `num_workers`, `suppress_blank`, `prepend_punctuations`, `append_punctuations`, `multilingual` (the
 language is identified span by span in any case), `language_detection_threshold` and `language_detection_segments`.
 """
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -19,11 +22,15 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from sprachbund.api import load
 from sprachbund.audio.constants import SAMPLE_RATE
+from sprachbund.audio.load import open_audio
 from sprachbund.audio.span_options import SpanOptions
+from sprachbund.audio.spans import iter_speech_spans
 from sprachbund.compat.arguments import (
     FALLBACK,
     NAMES,
@@ -38,6 +45,8 @@ from sprachbund.compat.arguments import (
     tokens_of,
 )
 from sprachbund.decoding import result
+from sprachbund.decoding.encoding import spoken_log_probs
+from sprachbund.decoding.languages import language_posterior
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.engines.options import EngineChoice
 from sprachbund.errors import SprachbundError
@@ -173,6 +182,7 @@ class WhisperModel:
             threads=cpu_threads or None,
             device=chosen,
         )
+        self._batch_size: int | None = None
 
     @property
     def supported_languages(self) -> list[str]:
@@ -247,6 +257,7 @@ class WhisperModel:
             without_timestamps=without_timestamps,
             temperature=temperatures(self.model, temperature),
             spans=span_options(vad_parameters),
+            batch_size=self._batch_size,
         )
         options = arguments.options()
         stream = self.model.stream(
@@ -277,6 +288,46 @@ class WhisperModel:
             self._segment(number, segment, words=word_timestamps) for number, segment in enumerate(every, 1)
         ), info
 
+    def detect_language(
+        self,
+        audio: str | Path | BinaryIO | NDArray[np.float32] | None = None,
+        features: Any = None,
+        vad_filter: bool = False,
+        vad_parameters: Any = None,
+        language_detection_segments: int = 1,
+        language_detection_threshold: float = 0.5,
+    ) -> tuple[str, float, list[tuple[str, float]]]:
+        """Identify the language that is spoken first.
+
+        Args:
+            audio: a path, a binary file, or samples (N,) at 16 kHz.
+            features: not served; give the sound.
+            vad_filter: without effect, speech is always found first.
+            vad_parameters: options of the voice activity detection; see `span_options`.
+            language_detection_segments: most spans of speech that are heard; their log-probabilities are averaged.
+            language_detection_threshold: probability at which no further span is heard.
+
+        Returns:
+            The likeliest language, its probability, and all languages with theirs, the likeliest first.
+
+        Raises:
+            SprachbundError: no sound is given, nobody speaks in it, or it cannot be read.
+        """
+        refuse(_PACKAGE, {"features": features}, {"features": None})
+        if audio is None:
+            raise SprachbundError("no audio is given; give a path, a file or samples")
+        family, heard = self.model.family, list[Tensor]()
+        sound = open_audio(audio, sample_rate=SAMPLE_RATE if isinstance(audio, np.ndarray) else None)
+        for _, samples in iter_speech_spans(sound.blocks(), span_options(vad_parameters)):
+            heard.append(spoken_log_probs(family, samples))
+            posterior = language_posterior(torch.stack(heard), family.source_languages, None).tolist()
+            if len(heard) >= language_detection_segments or max(posterior) >= language_detection_threshold:
+                break
+        if not heard:
+            raise SprachbundError("nobody speaks in the audio; give audio with speech")
+        every = sorted(zip(family.source_languages, posterior, strict=True), key=lambda one: -one[1])
+        return *every[0], every
+
     def _segment(self, number: int, segment: result.Segment, *, words: bool) -> Segment:
         language = segment.target_language
         return Segment(
@@ -297,3 +348,47 @@ class WhisperModel:
             else None,
             temperature=segment.temperature,
         )
+
+
+class BatchedInferencePipeline:
+    """A model that takes several spans of speech at a time.
+
+    Args:
+        model: model that decodes.
+
+    Attributes:
+        model: model that decodes.
+    """
+
+    def __init__(self, model: WhisperModel) -> None:
+        self.model = model
+
+    def transcribe(
+        self,
+        audio: str | Path | BinaryIO | NDArray[np.float32],
+        language: str | None = None,
+        task: str = "transcribe",
+        *,
+        batch_size: int = 8,
+        without_timestamps: bool = True,
+        **others: Any,
+    ) -> tuple[Iterator[Segment], TranscriptionInfo]:
+        """Transcribe a recording, or translate it into English; see `WhisperModel.transcribe`.
+
+        Args:
+            audio: a path, a binary file, or samples (N,) at 16 kHz.
+            language: language spoken; identified if None.
+            task: "transcribe" or "translate".
+            batch_size: most spans of speech that go through the model together; does not change the text.
+            without_timestamps: segments are spans of speech.
+            others: further arguments of `WhisperModel.transcribe`.
+
+        Returns:
+            The segments, and what is known of the recording after the first batch.
+
+        Raises:
+            SprachbundError: as `WhisperModel.transcribe`.
+        """
+        batched = copy.copy(self.model)
+        batched._batch_size = batch_size
+        return batched.transcribe(audio, language, task, without_timestamps=without_timestamps, **others)

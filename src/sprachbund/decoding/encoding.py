@@ -19,6 +19,7 @@ from sprachbund.decoding.recordings import RecordedSpan, given_language
 from sprachbund.decoding.result import LanguageSpan
 from sprachbund.decoding.search import search
 from sprachbund.models.base import Family, Features, Memory, Target
+from sprachbund.util.arrays import Samples
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -138,6 +139,20 @@ def encode_and_identify(
         identified=identified,
         mixed=language_spans(model, memory, durations_s),
     )
+
+
+def spoken_log_probs(model: Family, samples: Samples) -> Tensor:
+    """Log-probabilities (L,) of the language spoken in an utterance, in the order of `model.source_languages`.
+
+    Args:
+        model: any family.
+        samples: samples (N,) at 16 kHz.
+    """
+    query = LanguageQuery(known=None, allowed=None, tracker=LanguageTracker(model.source_languages, None, 1))
+    encoded = encode_and_identify(model, model.features([samples]), [query], [len(samples) / SAMPLE_RATE])
+    (log_probs,) = encoded.log_probs
+    assert log_probs is not None  # since the language is not known
+    return log_probs
 
 
 def _language_log_probs(model: Family, memory: Memory) -> Tensor:
