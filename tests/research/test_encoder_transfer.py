@@ -313,6 +313,6 @@ def test_another_study_in_the_folder_is_refused(
     study: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(command(data, study, *SMALLER, "tuning.steps=3")) == 1
-    assert "tuning.steps = 2, and this one has 3; give another --out" in capsys.readouterr().err
+    assert "tuning.steps 2, not 3; give another --out" in capsys.readouterr().err
     with pytest.raises(SprachbundError, match="holds no study"):
         read(data / "nothing")

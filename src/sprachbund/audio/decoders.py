@@ -554,7 +554,7 @@ def _is_cover(stream: Any) -> bool:
 
 
 def _unreadable(name: str, error: OSError | EOFError) -> str:
-    reason = getattr(error, "strerror", None) or error
+    reason = (isinstance(error, OSError) and error.strerror) or error
     return f"{name} cannot be read to its end ({reason}); check the disk or the connection"
 
 

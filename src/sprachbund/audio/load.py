@@ -177,10 +177,11 @@ def _check_file(source: object) -> None:
     if isinstance(source, io.TextIOBase):
         raise SprachbundError(f"{source!r} is open as text; open it as bytes: open(path, 'rb')")
     if isinstance(source, _File):
-        if getattr(source, "closed", False):
-            raise SprachbundError(
-                f"{getattr(source, 'name', 'audio stream')} is closed; open it again, as bytes"
-            )
+        try:
+            source.seekable()
+        except ValueError as error:  # as files say it
+            name = getattr(source, "name", "audio stream")
+            raise SprachbundError(f"{name} is closed; open it again, as bytes") from error
         return
     if isinstance(source, bytes | bytearray | memoryview):
         advice = "wrap them as io.BytesIO(...) if they are a file"
@@ -302,7 +303,7 @@ def _open_path(path: Path, decode: Decode) -> AudioDecoder:
     except PermissionError:
         raise SprachbundError(f"{path} may not be read by this user; change its permissions") from None
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error  # the name stands in front
+        reason = (isinstance(error, OSError) and error.strerror) or error  # the name stands in front
         raise SprachbundError(f"{path} cannot be opened ({reason}); check the name") from error
     try:
         return _OwnedFile(_open_stream(file, str(path), 0, decode), file)

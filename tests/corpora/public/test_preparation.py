@@ -213,7 +213,7 @@ def test_integers_as_floats_are_faults(tmp_path: Path) -> None:
     unknown = path.rename(tmp_path / "loud.audio")
     with (
         Recordings() as recordings,
-        pytest.raises(SprachbundError, match="samples up to 9830, where 1 is full scale"),
+        pytest.raises(SprachbundError, match="divide 16-bit numbers by 32768"),
     ):
         recordings.samples(Cut(path=unknown, start_s=0.2, duration_s=0.5))
 

@@ -166,7 +166,7 @@ def test_a_study_tries_rates_and_trains_with_the_best(tmp_path: Path) -> None:
     run_cells(asked, out, report=said.append)
     names = {"study.json", "data.json"}
     assert all(path.stat().st_mtime_ns == time for path, time in before.items() if path.name not in names)
-    with pytest.raises(SprachbundError, match=r"learning_rates = \[0.001, 0.002\]"):
+    with pytest.raises(SprachbundError, match=r"was begun with learning_rates 0\.001, 0\.002, not 0\.001;"):
         run_cells(asked.model_copy(update={"learning_rates": (1e-3,)}), out, report=said.append)
 
     # Both rates are ends of those tried, so one more is tried for each start; the study of before goes on.

@@ -363,7 +363,7 @@ def test_a_folder_of_other_settings_is_refused(corpus, tmp_path):
             {"options": CollectOptions(utterances=8, batch=2, accumulate=2, dimensions=64, seed=1)},
             "seed 0, not 1",
         ),
-        ({"identity": {"model_hash": "other"}}, "model_hash None, not other"),
+        ({"identity": {"model_hash": "other"}}, "model_hash none, not other"),
     ]
     for changes, said in others:
         given = {"options": SMALL, "parts": tmp_path, **changes}
