@@ -14,8 +14,6 @@ MADE = "made.json"
 """File with the settings that a folder of corpora was begun with."""
 PREPARED_FROM = ".prepared-from"
 """What stood in its place in folders that earlier versions filled with recordings."""
-
-
 _CORPUS = "corpus"
 
 
