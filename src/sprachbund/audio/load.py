@@ -147,7 +147,11 @@ def open_audio(
         return _probed(os.fspath(source), lambda: _open_path(Path(source), decode))
     _check_file(source)
     name = name or str(getattr(source, "name", "audio stream"))
-    if not source.seekable():
+    try:
+        seekable = source.seekable()
+    except ValueError as error:  # as files say it
+        raise SprachbundError(f"{name} is closed; open it again, as bytes") from error
+    if not seekable:
         return _DecodedAudio(name, None, _once(lambda: decode(source, name, seekable=False), name))
     start = source.tell()
     return _probed(name, lambda: _open_stream(source, name, start, decode))
@@ -177,11 +181,6 @@ def _check_file(source: object) -> None:
     if isinstance(source, io.TextIOBase):
         raise SprachbundError(f"{source!r} is open as text; open it as bytes: open(path, 'rb')")
     if isinstance(source, _File):
-        try:
-            source.seekable()
-        except ValueError as error:  # as files say it
-            name = getattr(source, "name", "audio stream")
-            raise SprachbundError(f"{name} is closed; open it again, as bytes") from error
         return
     if isinstance(source, bytes | bytearray | memoryview):
         advice = "wrap them as io.BytesIO(...) if they are a file"

@@ -8,10 +8,10 @@ for segment in segments:
 
 `BatchedInferencePipeline(model=model).transcribe("talk.wav", batch_size=16)` takes more spans of speech at a time.
 
-Arguments that are not served are errors, unless they are at faster-whisper's default. Without effect are
-`vad_filter` (speech is always found first), `condition_on_previous_text` (spans are decoded apart from each other),
-`log_progress`, `num_workers`, `suppress_blank`, `prepend_punctuations`, `append_punctuations`, `multilingual` (the
-language is identified span by span in any case), `language_detection_threshold` and `language_detection_segments`.
+Arguments that are not served are errors, unless they are at faster-whisper's default. In `transcribe`, these have no
+effect: `vad_filter` (speech is always found first), `condition_on_previous_text` (spans are decoded apart from each
+other), `log_progress`, `num_workers`, `suppress_blank`, `prepend_punctuations`, `append_punctuations`, `multilingual`
+(the language is identified span by span in any case), `language_detection_threshold` and `language_detection_segments`.
 """
 
 import copy

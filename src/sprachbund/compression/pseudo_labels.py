@@ -456,10 +456,9 @@ def claim(out: Path, settings: dict[str, Any]) -> None:
             known["options"].pop("batch_size", None)  # which changes no label; earlier versions wrote it down
         if CONTENT in wanted:
             known.setdefault(CONTENT, wanted[CONTENT])  # before it was written down
-        both = dict.fromkeys([*wanted, *known])
-        return refuse_others(
-            out, known, {name: wanted.get(name) for name in both}, advice="name a new folder"
-        )
+        # No setting may be there no more, either.
+        refuse_others(out, known, {**dict.fromkeys(known), **wanted}, advice="name a new folder")
+        return
     if out.exists() and (not out.is_dir() or not is_empty(out)):
         raise SprachbundError(f"{out} is there already and is no corpus of labels; name a new folder")
     write_json(path, wanted)

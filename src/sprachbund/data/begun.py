@@ -17,7 +17,7 @@ PREPARED_FROM = ".prepared-from"
 _CORPUS = "corpus"
 
 
-def holds_shards(out: Path) -> bool:
+def _holds_shards(out: Path) -> bool:
     """Whether anything of a corpus, packed or not, is in a folder or below."""
     return out.exists() and any(any(out.rglob(f"cuts.*.jsonl{end}")) for end in ("", ".gz"))
 
@@ -43,7 +43,7 @@ def begin(
         SprachbundError: the folder holds something else; the first setting that differs is named.
     """
     path, wanted = out / MADE, json.loads(json.dumps(settings))
-    if not holds_shards(out):
+    if not _holds_shards(out):
         write_json(path, wanted)
         return True
     advice = "name a new folder"

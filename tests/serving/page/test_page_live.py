@@ -200,6 +200,29 @@ def test_sound_that_had_to_go_is_added_up_until_the_connection_is_back(opened: O
     assert lost == [1, 2, 3, 3]
 
 
+def test_who_stops_while_the_key_is_asked_for_begins_no_session(opened: Open) -> None:
+    """By a microphone that is unplugged, since the dialog is in front of the buttons."""
+    page = opened()
+    connected, closed = page.evaluate(
+        """async () => {
+        const { Listening } = await import("/static/session.js");
+        const closed = [], on = { state() {}, message() {}, level() {}, lost() {}, closed: (e) => closed.push(e) };
+        const listening = new Listening(() => ({ sample_rate: 1000 }), on);
+        let connected = 0;
+        listening.connect = () => connected++;
+        listening.live = { stop() {}, abandon() {} };
+        listening.microphone.close = async () => {};
+        const asked = listening.againWithKey(new Error("a key is needed"));
+        listening.unplugged();
+        document.getElementById("key").value = "open sesame";
+        document.getElementById("key-dialog").close("ok");
+        await asked;
+        return [connected, closed];
+    }"""
+    )
+    assert (connected, closed) == (0, [None])
+
+
 def test_a_session_that_is_gone_is_said_and_the_text_stays(opened: Open, script: Script) -> None:
     script.live, script.breaks_at_s = [(0.3, text("Eins", " zwei"))], 0.6
     page = opened()

@@ -22,7 +22,6 @@ from sprachbund.research.arms import compare_arms
 from sprachbund.research.dual_scale.options import MAIN, TEACHER, DualScaleRecipe
 from sprachbund.research.dual_scale.speed import (
     BASE,
-    NO_DRAFT,
     SystemSpeed,
     TimedSystem,
     mean_ms,
@@ -49,7 +48,8 @@ class _Translated:
 def write_table(recipe: DualScaleRecipe, directory: Path) -> Path:
     """One row for each system but the bases of single arms, and one for each pair of the main one."""
     systems, speeds = systems_of(recipe, directory), read_speeds(directory)
-    shown = [system for system in systems if system.name == BASE or not system.name.endswith(NO_DRAFT)]
+    bases = {system.base for system in systems} - {BASE}
+    shown = [system for system in systems if system.name not in bases]
     quality = _quality(shown)
     rows = []
     for name in dict.fromkeys(system.name for system in shown):

@@ -43,8 +43,8 @@ from sprachbund.util.provenance import machine
 
 # Systems: models with and without a draft.
 
-NO_DRAFT = "no draft"
-BASE = f"pruned, {NO_DRAFT}"
+_NO_DRAFT = "no draft"
+BASE = f"pruned, {_NO_DRAFT}"
 CHOSEN = f"{MAIN}, draft tokens chosen"
 MEDUSA = "medusa"
 LOSSY: tuple[Accept, ...] = ("top-2", "top-3", "unchecked")
@@ -123,7 +123,7 @@ def _of_other_arm(
 ) -> list[TimedSystem]:
     if draft == "none":
         return [TimedSystem(name=name, seed=seed, model=model)]
-    base, count = f"{name}, {NO_DRAFT}", recipe.timing.num_draft_tokens
+    base, count = f"{name}, {_NO_DRAFT}", recipe.timing.num_draft_tokens
     systems = [
         TimedSystem(name=base, seed=seed, model=model),
         TimedSystem(name=name, seed=seed, model=model, draft=draft, num_draft_tokens=count, base=base),
