@@ -1,6 +1,7 @@
 """The recipe from data to table on the tiny size, by the command; a model that has learned; what is refused."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.search import search
 from sprachbund.decoding.speculation import Speculation, speculation_for
 from sprachbund.errors import SprachbundError
+from sprachbund.evaluation.manifest import MANIFEST_FILE
 from sprachbund.models.base import Target
 from sprachbund.models.card import Card
 from sprachbund.models.drafts import read_draft
@@ -158,6 +160,17 @@ def test_a_second_run_makes_nothing_again(tiny: Path, capsys: pytest.CaptureFixt
     assert main([*asked(tiny), "--json"]) == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert len(json.loads(capsys.readouterr().out)["rows"]) == len(NAMES)
+
+
+def test_models_scored_beside_each_other_have_the_same_scores(tiny: Path) -> None:
+    run = tiny / "run"
+    table = json.loads((run / "table.json").read_text())["rows"]
+    gone = [run / "seed-0" / "medusa" / "scores", run / "seed-1" / "parasite" / "scores-top-2"]
+    for scores in gone:
+        shutil.rmtree(scores)
+    assert main([*asked(tiny), "--set", "workers=2"]) == 0
+    assert all((scores / MANIFEST_FILE).exists() for scores in gone)
+    assert json.loads((run / "table.json").read_text())["rows"] == table
 
 
 def test_a_folder_of_other_options_is_refused(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -150,8 +150,8 @@ class DualScaleRecipe(Strict):
         prune_only_layers: decoder layers of the prune-only arm.
         draft_layers: decoder layers of the draft model.
         examples: options of making an example of an utterance.
-        workers: arms that are trained at a time, each by a process; one of several has one thread, or its share of a
-            GPU.
+        workers: models that are trained or scored at a time, each by a process; one of several has one thread, or its
+            share of a GPU. Times are measured one after the other.
         test_utterances: test utterances that are scored, evenly over the test set; all if None.
         timing: options of the speed measurement.
         checked_tokens: tokens of a row for which a check prints the memory.

@@ -5,13 +5,13 @@
 2. Every arm prunes the decoder of what there was before, and trains it with a text branch and a draft network; arms
    are trained beside each other (`workers`).
 3. Other drafts are made for the main arm's model: a token map, and a smaller decoder on the same encoder.
-4. All are scored on the same test sentences, and timed interleaved, with and without drafts.
+4. All are scored on the same test sentences, several at a time, and timed interleaved, with and without drafts.
 
 What is finished is not done again, so a broken-off run goes on.
 """
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,8 +37,8 @@ from sprachbund.models.whisper.tokens import WhisperTokens, language_name
 from sprachbund.nn.decoder import DecoderLayer
 from sprachbund.research.dual_scale.estimate import estimate_memory
 from sprachbund.research.dual_scale.options import (
-    DRAFT_MODEL,
     MAIN,
+    OTHER_DRAFTS,
     TEACHER,
     TOKEN_MAP,
     DualScaleRecipe,
@@ -245,12 +245,17 @@ def _train_arms(recipe: DualScaleRecipe, start: Path | str, directory: Path, rep
     # A seed of all arms is finished before the next one begins, so that what a broken-off run has can be compared.
     runs = [(name, seed) for seed in recipe.seeds for name in recipe.trained_arms]
     report(f"what each training says is in {directory / 'seed-N' / 'ARM' / LOG_FILE}")
-    tasks = Tasks(
-        paths=tuple(run_folder(directory, name, seed) / "model" / WEIGHTS for name, seed in runs),
-        make=partial(make_arm, recipe, start, directory, runs),
-        threads=torch.get_num_threads() if recipe.workers == 1 else 1,
-    )
-    run_tasks(tasks, "arms", workers=recipe.workers, report=report)
+    paths = [run_folder(directory, name, seed) / "model" / WEIGHTS for name, seed in runs]
+    _make(recipe, "arms", paths, partial(make_arm, recipe, start, directory, runs), report)
+
+
+def _make(
+    recipe: DualScaleRecipe, what: str, paths: Sequence[Path], make: Callable[[int], None], report: Report
+) -> None:
+    """Make the files that are missing, several at a time where the recipe says so."""
+    threads = torch.get_num_threads() if recipe.workers == 1 else 1
+    tasks = Tasks(paths=tuple(paths), make=make, threads=threads)
+    run_tasks(tasks, what, workers=recipe.workers, report=report)
 
 
 def make_arm(
@@ -280,23 +285,32 @@ def make_arm(
 
 def _other_drafts(recipe: DualScaleRecipe, directory: Path, report: Report) -> None:
     """Drafts of other kinds for the main models."""
-    for seed in recipe.seeds:
-        _other_drafts_of(recipe, seed, directory, report)
+    runs = [(name, seed) for seed in recipe.seeds for name in OTHER_DRAFTS if name in recipe.arms]
+    paths = [run_folder(directory, name, seed) / "model" / WEIGHTS for name, seed in runs]
+    _make(recipe, "other drafts", paths, partial(make_other_draft, recipe, directory, runs), report)
 
 
-def _other_drafts_of(recipe: DualScaleRecipe, seed: int, directory: Path, report: Report) -> None:
-    base = run_folder(directory, MAIN, seed) / "model"
-    folder = run_folder(directory, TOKEN_MAP, seed)
-    if TOKEN_MAP in recipe.arms and not (folder / "model" / WEIGHTS).exists():
-        report(f"{TOKEN_MAP}: counting")
-        data = _translator(recipe, recipe.training)
-        wanted = DraftRecipe(
-            draft="token-map", model=base, languages=recipe.languages, train=data.train, dev=data.dev
-        )
-        make_draft(wanted, folder, report=report)
-    folder = run_folder(directory, DRAFT_MODEL, seed)
-    if DRAFT_MODEL in recipe.arms and not (folder / "model" / WEIGHTS).exists():
-        report(f"{DRAFT_MODEL}: training")
+def make_other_draft(
+    recipe: DualScaleRecipe, directory: Path, runs: Sequence[tuple[str, int]], number: int
+) -> None:
+    """Make a draft for a main model, which stays as it is, or go on with it.
+
+    Args:
+        recipe: options of the comparison.
+        directory: folder of all runs.
+        runs: kinds of drafts, and seeds of the main models.
+        number: number of the draft among them.
+    """
+    kind, seed = runs[number]
+    base, folder = run_folder(directory, MAIN, seed) / "model", run_folder(directory, kind, seed)
+    with run_log(folder) as report:
+        if kind == TOKEN_MAP:
+            data = _translator(recipe, recipe.training)
+            wanted = DraftRecipe(
+                draft="token-map", model=base, languages=recipe.languages, train=data.train, dev=data.dev
+            )
+            make_draft(wanted, folder, report=report)
+            return
         small: Any = prune_decoder(load(base), recipe.draft_layers)  # type: ignore[type-var]
         save(small, folder / "new", bits=32)
         # The encoder is shared with the model that it drafts for, so it has to stay that one's.
@@ -313,19 +327,30 @@ def _score(recipe: DualScaleRecipe, directory: Path, report: Report) -> None:
                 draft=system.draft, num_draft_tokens=system.num_draft_tokens, accept=system.accept
             )
             asked.append((system.model.parent, lossy, system.scores))
-    for folder, decoding, name in asked:
-        if (folder / name / MANIFEST_FILE).exists():
-            continue
-        report(f"{folder.name}: scoring ({name})")
-        options = EvaluationOptions(
-            targets=recipe.languages,
-            limit=recipe.test_utterances,
-            decoding=decoding,
-            no_speech_per_kind=0,
-            first_segments=0,
-            engine=recipe.timing.engine,
-        )
-        evaluate([recipe.data / "test"], folder / "model", options, out=folder / name)
+    paths = [folder / name / MANIFEST_FILE for folder, _, name in asked]
+    _make(recipe, "scores", paths, partial(score_model, recipe, asked), report)
+
+
+def score_model(
+    recipe: DualScaleRecipe, asked: Sequence[tuple[Path, DecodingOptions, str]], number: int
+) -> None:
+    """Score a model on the test set.
+
+    Args:
+        recipe: options of the comparison.
+        asked: folders of models, how each decodes, and the name of the folder for its scores.
+        number: number of the model among them.
+    """
+    folder, decoding, name = asked[number]
+    options = EvaluationOptions(
+        targets=recipe.languages,
+        limit=recipe.test_utterances,
+        decoding=decoding,
+        no_speech_per_kind=0,
+        first_segments=0,
+        engine=recipe.timing.engine,
+    )
+    evaluate([recipe.data / "test"], folder / "model", options, out=folder / name)
 
 
 # A new Whisper with its own vocabulary, for runs without a published one.
