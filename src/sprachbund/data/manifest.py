@@ -409,7 +409,7 @@ class Manifest(Utterances):
 
     def texts_hash(self) -> str:
         """SHA-256 of what is said of every utterance, which is cheap to read beside the sound."""
-        return files_sha256(self.directory.glob("cuts.*.jsonl"))
+        return str(texts_hash(self.directory))
 
     def __getitem__(self, index: int) -> Utterance:
         number, offset, _, _ = self._locations[index].tolist()
@@ -540,6 +540,17 @@ def _no_corpus(directory: Path) -> SprachbundError:
     return SprachbundError(
         f"{directory} holds no cuts.*.jsonl; make it with `sprachbund data make` or `data prepare`"
     )
+
+
+def texts_hash(directory: Path) -> str | None:
+    """SHA-256 of what is said of every utterance of a corpus, or of the units in a folder; None for other folders.
+
+    Args:
+        directory: folder of one corpus, of either form, or of units that speech was encoded into.
+    """
+    names = ("cuts.*.jsonl", "units.*.jsonl", INDEX_FILE)
+    files = [path for name in names for path in directory.glob(name)]
+    return files_sha256(files) if files else None
 
 
 def shard_numbers(directory: Path) -> Sequence[int]:

@@ -11,10 +11,11 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from sprachbund.data.manifest import texts_hash
 from sprachbund.errors import SprachbundError
 from sprachbund.util import jobs as work
 from sprachbund.util.begun import refuse_others
-from sprachbund.util.files import files_sha256, read_object, write_json
+from sprachbund.util.files import read_object, write_json
 from sprachbund.util.progress import Progress, Report, nothing
 
 STUDY_FILE = "study.json"
@@ -152,7 +153,7 @@ def _hashes(out: Path, data: Sequence[Path]) -> dict[str, str]:
     path = out / DATA_FILE
     advice = "delete it if the study was begun with the data that are given"
     before = read_object(path, advice=advice) if path.exists() else {}
-    now = {corpus.name: files_sha256(cuts) for corpus in data if (cuts := [*corpus.glob("cuts.*.jsonl")])}
+    now = {corpus.name: found for corpus in data if (found := texts_hash(corpus))}
     for corpus in data:
         if before.get(corpus.name, now.get(corpus.name)) != now.get(corpus.name):
             raise SprachbundError(

@@ -23,12 +23,12 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from sprachbund.data.manifest import INDEX_FILE
+from sprachbund.data.manifest import texts_hash
 from sprachbund.errors import SprachbundError, first_line, unreadable
 from sprachbund.training.parallel import MovingAverage
 from sprachbund.util.begun import refuse_others
 from sprachbund.util.distributed import is_first_rank, wait_for_all_ranks
-from sprachbund.util.files import atomic_path, files_sha256, read_model, read_object, write_json, write_text
+from sprachbund.util.files import atomic_path, read_model, read_object, write_json, write_text
 from sprachbund.util.options import RenamedWarning
 from sprachbund.util.tensors import check_tensors, save_tensors
 
@@ -90,7 +90,8 @@ def claim_folder(
                 f"{directory} holds a run that differs in {names} ({first}: {known.get(first)} there, "
                 f"{wanted.get(first)} now); choose another --out{advice}"
             )
-    hashes = _hashes(data)
+    # Those at a URL have none.
+    hashes = {str(path): found for path in data if (found := texts_hash(path))}
     if has_begun(directory) and not accept_changes and (directory / DATA_FILE).exists():
         known = read_object(directory / DATA_FILE, advice="delete it if the run was begun with these corpora")
         refuse_others(directory, known, hashes, advice="choose another --out, or go on with --accept-changes")
@@ -101,13 +102,6 @@ def claim_folder(
         if changed and not has_begun(directory):
             _forget_beginning(directory)
         write_text(path, recipe.model_dump_json(indent=1) + "\n")
-
-
-def _hashes(data: Sequence[Path]) -> dict[str, str]:
-    """A hash of the utterances and texts of each corpus; those at a URL have none."""
-    names = ("cuts.*.jsonl", "units.*.jsonl", INDEX_FILE)
-    files = {path: [file for name in names for file in path.glob(name)] for path in data}
-    return {str(path): files_sha256(of_corpus) for path, of_corpus in files.items() if of_corpus}
 
 
 def holds_checkpoint(directory: Path) -> bool:

@@ -16,12 +16,12 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 
 from sprachbund.audio.constants import SAMPLE_RATE
-from sprachbund.data.manifest import Manifest, Utterance
+from sprachbund.data.manifest import Manifest, Utterance, texts_hash
 from sprachbund.errors import SprachbundError
 from sprachbund.models.tokens.directory import CorpusInfo, Identity, Units, nearest
 from sprachbund.models.tokens.sources import FeatureSource, SourceInfo, open_source
 from sprachbund.models.tokens.strings import collapse, expand, to_string, to_units
-from sprachbund.units.files import begin, check_begun, corpus_hash
+from sprachbund.units.files import begin, check_begun
 from sprachbund.units.options import EncodingOptions, LayerOptions
 from sprachbund.util.computing import Computing
 from sprachbund.util.files import file_sha256, parse_json, read_model, validate, write_json, write_text
@@ -519,7 +519,7 @@ def check_source(units: Units, extraction: Extraction) -> None:
 def _settings(encoding: Encoding, units: Units) -> dict[str, object]:
     return {
         **units.identity.model_dump(),
-        "data": corpus_hash(encoding.data),
+        "data": texts_hash(encoding.data),
         "languages": encoding.languages or None,
         "speed": encoding.speed,
         "device": encoding.extraction.device,
@@ -565,7 +565,7 @@ def _info(job: EncodeJob, encoding: Encoding, units: Units, skipped: list[Skippe
         frame_s=units.config.source.frame_s,
         corpus=CorpusInfo(
             directory=str(encoding.data),
-            hash=corpus_hash(encoding.data),
+            hash=job.chosen.manifests[0].texts_hash(),
             utterances=len(job.chosen.indices),
         ),
         speed=encoding.speed,

@@ -1,4 +1,4 @@
-"""Files of units that are being made: the hash of a corpus, folders begun with one setting."""
+"""Folders of units that are being made, each begun with one setting."""
 
 import json
 from collections.abc import Mapping
@@ -6,14 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from sprachbund.util.begun import refuse_others
-from sprachbund.util.files import files_sha256, read_object, write_json
+from sprachbund.util.files import read_object, write_json
 
 SETTINGS = "settings.json"
-
-
-def corpus_hash(directory: Path) -> str:
-    """SHA-256 over a corpus's cuts; they name every utterance, its position and its texts."""
-    return files_sha256(directory.glob("cuts.*.jsonl"))
 
 
 def begin(directory: Path, settings: Mapping[str, Any]) -> None:

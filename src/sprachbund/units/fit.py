@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from sprachbund.data.manifest import texts_hash
 from sprachbund.errors import SprachbundError
 from sprachbund.models.tokens.directory import CONFIG, CorpusInfo, Units, UnitsConfig, nearest, write_units
 from sprachbund.models.tokens.strings import collapse, holds_units, to_string
@@ -24,11 +25,7 @@ from sprachbund.models.tokens.unit_options import FitOptions, KMeansOptions, Voc
 from sprachbund.models.tokens.vocabulary import JointVocabulary, marked
 from sprachbund.text.tokenizer import language_token
 from sprachbund.units.encoded import ChosenUtterances, Extraction, FeatureJob
-from sprachbund.units.files import (
-    begin,
-    check_begun,
-    corpus_hash,
-)
+from sprachbund.units.files import begin, check_begun
 from sprachbund.units.lengths import mean_length_ratio
 from sprachbund.util.computing import Computing
 from sprachbund.util.files import atomic_path, files_sha256
@@ -144,7 +141,7 @@ def _feature_settings(fit: Fit) -> dict[str, object]:
     return {
         "model": fit.extraction.hash,
         "layer": fit.extraction.layer,
-        "data": [corpus_hash(path) for path in fit.data],
+        "data": [texts_hash(path) for path in fit.data],
         "share": fit.options.share,
         "languages": fit.options.languages,
         "device": fit.extraction.device,
@@ -343,7 +340,7 @@ def _ratio(chosen: ChosenUtterances, strings: Sequence[str], vocabulary: JointVo
 
 def _corpora(fit: Fit, chosen: ChosenUtterances) -> tuple[CorpusInfo, ...]:
     return tuple(
-        CorpusInfo(directory=str(path), hash=corpus_hash(path), utterances=len(manifest))
+        CorpusInfo(directory=str(path), hash=manifest.texts_hash(), utterances=len(manifest))
         for path, manifest in zip(fit.data, chosen.manifests, strict=True)
     )
 
