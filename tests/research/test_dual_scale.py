@@ -25,7 +25,7 @@ from sprachbund.research import size_file
 from sprachbund.research.dual_scale.estimate import estimate_memory
 from sprachbund.research.dual_scale.options import DualScaleRecipe
 from sprachbund.research.dual_scale.recipe import _new_model, _translator
-from sprachbund.research.dual_scale.speed import is_measured
+from sprachbund.research.dual_scale.speed import SPEED_FILE, is_measured
 from sprachbund.training.dual_scale import DualScaleOptions, make_dual_scale
 from sprachbund.training.options import read_recipe
 from sprachbund.training.recipe import TranslatorRecipe
@@ -184,6 +184,31 @@ def test_times_of_other_systems_are_not_taken(tiny: Path) -> None:
     assert not is_measured(asked_for.model_copy(update={"arms": ("medusa",)}), tiny / "run")
     assert not is_measured(asked_for.model_copy(update={"seeds": (*asked_for.seeds, 9)}), tiny / "run")
     assert not is_measured(asked_for, tiny / "data")
+
+
+def test_a_size_of_batch_that_was_timed_is_not_timed_again(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tiny / "run" / SPEED_FILE
+    whole = json.loads(path.read_text())
+    first, second = ([s for s in whole["speeds"] if s["batch"] == batch] for batch in (1, 2))
+    try:
+        path.write_text(json.dumps({**whole, "speeds": [*first, *second[2:]]}))
+        assert not is_measured(recipe("tiny", SHORT), tiny / "run")
+        assert main(asked(tiny)) == 0
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if "speed:" in line]
+        assert "pieces of 2" in line
+        again = json.loads(path.read_text())["speeds"]
+        assert again[: len(first)] == first
+        assert [(s["name"], s["pair"]) for s in again[len(first) :]] == [
+            (s["name"], s["pair"]) for s in second
+        ]
+        # What was timed on something else says nothing of this machine.
+        path.write_text(json.dumps({**whole, "threads": 9, "speeds": first}))
+        assert main(asked(tiny)) == 0
+        assert capsys.readouterr().err.count("speed:") == 2
+    finally:
+        path.write_text(json.dumps(whole))
 
 
 @pytest.fixture(scope="module")

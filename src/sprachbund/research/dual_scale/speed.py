@@ -4,7 +4,6 @@ As in arXiv 2508.11189, section 4, the time of the decoder counts and not that o
 systems do a piece of work one after the other, so that a slow moment of the machine hits all of them.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -262,8 +261,32 @@ class _Runner:
         return costs.gain(speculation.acceptance, speculation.num_draft_tokens, speculation.mean_length)
 
 
+class _Speeds(BaseModel):
+    """The content of the file: what was timed, and on what; earlier versions did not always say this.
+
+    Attributes:
+        machine: processor, cores and memory.
+        engine: engine of all systems.
+        threads: threads of it.
+        torch: version of torch.
+        speeds: systems, pair by pair and size of batch by size of batch.
+    """
+
+    machine: dict[str, str | int] = Field(default_factory=dict)
+    engine: str = ""
+    threads: int | None = None
+    torch: str = ""
+    speeds: list[SystemSpeed]
+
+    def of_batches(self, recipe: DualScaleRecipe, directory: Path) -> dict[int, list[SystemSpeed]]:
+        """Speeds by size of batch, where the systems of the recipe, and no others, were timed together."""
+        wanted = {(system.name, system.seed) for system in systems_of(recipe, directory)}
+        of_batches = {b: [s for s in self.speeds if s.batch == b] for b in recipe.timing.batches}
+        return {b: own for b, own in of_batches.items() if {(s.name, s.seed) for s in own} == wanted}
+
+
 def is_measured(recipe: DualScaleRecipe, directory: Path) -> bool:
-    """Whether the systems of the recipe, and no others, were timed together.
+    """Whether the systems of the recipe, and no others, were timed together, in every size of batch.
 
     Args:
         recipe: options of the comparison.
@@ -271,44 +294,42 @@ def is_measured(recipe: DualScaleRecipe, directory: Path) -> bool:
     """
     if not (directory / SPEED_FILE).exists():
         return False
-    measured = {(speed.name, speed.seed) for speed in read_speeds(directory)}
-    return measured == {(system.name, system.seed) for system in systems_of(recipe, directory)}
+    return [*_read(directory).of_batches(recipe, directory)] == [*recipe.timing.batches]
 
 
 def measure_speed(recipe: DualScaleRecipe, directory: Path, report: Report) -> Path:
     """Time all systems on the test set; the file with the result.
+
+    A size of batch that was timed before a run was broken off is not timed again, unless that was on something else.
 
     Args:
         recipe: options of the comparison.
         directory: folder of all runs.
         report: called with a line for every step.
     """
-    timing, families = recipe.timing, dict[Path, Family]()
+    timing, families, path = recipe.timing, dict[Path, Family](), directory / SPEED_FILE
     systems = systems_of(recipe, directory)
     threads = timing.threads or torch.get_num_threads()
+    result = _Speeds(
+        machine=machine(), engine=timing.engine, threads=threads, torch=torch.__version__, speeds=[]
+    )
+    timed_before: dict[int, list[SystemSpeed]] = {}
+    if path.exists() and (before := _read(directory)).model_copy(update={"speeds": []}) == result:
+        timed_before = before.of_batches(recipe, directory)
     for system in systems:
         if system.model not in families:
             model = load(system.model)
             families[system.model] = engine_for(model, timing.engine, threads=threads, compare=False).family
     manifest = Manifest(recipe.data / "test")
-    speeds: list[SystemSpeed] = []
     with torch.inference_mode(), torch_threads(threads):
-        for batch in recipe.timing.batches:
-            runners = [_Runner(system, families[system.model]) for system in systems]
-            utterances = max(batch, recipe.timing.utterances)
-            pieces = list(works(manifest, recipe.languages, utterances, batch))
-            report(f"speed: {len(systems)} systems, {len(pieces)} pieces of {batch}")
-            speeds += _time(runners, pieces, recipe.timing, batch)
-    path = directory / SPEED_FILE
-    values = [speed.model_dump() for speed in speeds]
-    about = {
-        "machine": machine(),
-        "engine": timing.engine,
-        "threads": threads,
-        "torch": torch.__version__,
-        "speeds": values,
-    }
-    write_text(path, json.dumps(about, indent=1) + "\n")
+        for batch in timing.batches:
+            if batch not in timed_before:
+                runners = [_Runner(system, families[system.model]) for system in systems]
+                pieces = list(works(manifest, recipe.languages, max(batch, timing.utterances), batch))
+                report(f"speed: {len(systems)} systems, {len(pieces)} pieces of {batch}")
+                timed_before[batch] = _time(runners, pieces, timing, batch)
+            result.speeds.extend(timed_before[batch])
+            write_text(path, result.model_dump_json(indent=1) + "\n")
     return path
 
 
@@ -397,15 +418,13 @@ def _speed(runner: _Runner, pair: str, batch: int, predicted: float | None, plai
     )
 
 
-class _Speeds(BaseModel):
-    """The content of the file."""
-
-    speeds: list[SystemSpeed]
+def _read(directory: Path) -> _Speeds:
+    return read_model(directory / SPEED_FILE, _Speeds, advice="delete it, and it is measured again")
 
 
 def read_speeds(directory: Path) -> list[SystemSpeed]:
     """Speeds that `measure_speed` wrote."""
-    return read_model(directory / SPEED_FILE, _Speeds, advice="delete it, and it is measured again").speeds
+    return _read(directory).speeds
 
 
 def mean_ms(speeds: Sequence[SystemSpeed]) -> float:
