@@ -561,6 +561,12 @@ def _clock(hour: str, minute: int, *, before: bool = False, between: str = ":", 
     return f"{h}{between}{minute:02}{unit}" if h < 25 and 0 <= minute < 60 else None
 
 
+def _clock_fr(name: str, minute: int, *, before: bool = False) -> str | None:
+    """A time past noon or midnight, or before it; see `_clock`."""
+    hour = "12" if name == "midi" else "24" if before else "0"
+    return _clock(hour, minute, before=before, between=f"{_NBSP}h{_NBSP}")
+
+
 _MONTHS = {
     "en": "january february march april may june july august september october november december",
     "es": "enero febrero marzo abril mayo junio julio agosto septiembre octubre noviembre diciembre",
@@ -579,6 +585,11 @@ _PERCENT = {
     "ru": "процент(?:а|ов)?",
 }  # fmt: skip
 _BEFORE_CENTS = {"en": "and", "es": "con|y", "fr": "et", "it": "e", "de": "und", "ru": "и"}
+_BEFORE_BARE_CENTS = {
+    "es": r"(?:con (?=#\d+(?:,|$| (?:al?|el|la|por|cada)(?: |$))))?",
+    "it": r"(?:e (?=#\d+(?:,|$| (?:al?|all[ao]|all'[^ ,]+|per|ogni)(?:,| |$))))?",
+}
+"""The same before cents without a name, where no other noun is behind that may be counted."""
 _CURRENCIES = {
     "€": {"en": "euros?", "es": "euros?", "fr": "euros?", "it": "euro", "de": "euro", "ru": "евро"},
     "$": {
@@ -699,6 +710,7 @@ _IT_TIME_ENDS = (
     r"(?: minut[oi](?! (?:dopo|prima|fa))"
     r"|(?=,|$| (?:di (?:mattina|sera|notte)|del (?:mattino|pomeriggio)|della (?:mattina|sera))(?:,| |$)))"
 )
+_RU_TIME_ENDS = "(?=,|$| (?:утра|дня|вечера|ночи)(?:,| |$))"
 _FR_BEFORE_TIME = "(?:à|est|vers|jusqu'à|avant)"
 _FR_NO_DURATION = "".join(rf"(?<!\b{word} )" for word in ("pendant", "durant", "depuis", "dans", "en", "les"))
 _TIMES: dict[str, list[_Rule]] = {
@@ -759,6 +771,12 @@ _TIMES: dict[str, list[_Rule]] = {
             rf"{_FR_NO_DURATION}<N> heures? #(5|[1-5]\d)",
             lambda m: _clock(m[1], int(m[2]), between=f"{_NBSP}h{_NBSP}"),
         ),
+        _rule(r"(midi|minuit) et demie?", lambda m: _clock_fr(m[1], 30)),
+        _rule(r"(midi|minuit) et quart", lambda m: _clock_fr(m[1], 15)),
+        _rule(r"(midi|minuit) moins le quart", lambda m: _clock_fr(m[1], 15, before=True)),
+        _rule(r"(midi|minuit) moins <N>", lambda m: _clock_fr(m[1], int(m[2]), before=True)),
+        # "À midi dix personnes" is no time.
+        _rule(rf"(?P<keep>{_FR_BEFORE_TIME} )(midi|minuit) <N>(?=,|$)", lambda m: _clock_fr(m[2], int(m[3]))),
     ],
     "it": [
         _rule(r"(?P<keep>(?:d?alle|le) )<N> e (?:mezza|mezzo)", lambda m: _clock(m[2], 30)),
@@ -768,6 +786,7 @@ _TIMES: dict[str, list[_Rule]] = {
         _rule(r"(?P<keep>sono le )<N> e <N>", lambda m: _clock(m[2], int(m[3]))),
         _rule(rf"(?P<keep>alle )<N> e <N>{_IT_TIME_ENDS}", lambda m: _clock(m[2], int(m[3]))),
         _rule(rf"(?P<keep>(?:d?alle|le) )<N> e {_MINUTE}", lambda m: _clock(m[2], int(m[3]))),
+        _rule(rf"(?P<keep>alle )<N> #([1-5]\d){_IT_TIME_ENDS}", lambda m: _clock(m[2], int(m[3]))),
         _rule(r"(l'|d?all')una e (?:mezza|mezzo)", lambda m: f"{m[1]}1:30"),
         _rule(r"(l'|d?all')una e #1 @4", lambda m: f"{m[1]}1:15"),
         _rule(rf"(all')una e #([1-5]?\d){_IT_TIME_ENDS}", lambda m: f"{m[1]}1:{m[2]:>02}"),
@@ -793,6 +812,8 @@ _TIMES: dict[str, list[_Rule]] = {
         _rule(r"без четверти час", lambda m: "12:45"),
         _rule(r"<N> час(?:а|ов)? <N> минут[аыу]?", lambda m: _clock(m[1], int(m[2]))),
         _rule(r"<N> минут[аыу]? <O>", lambda m: _clock(m[2], 60 - int(m[1]), before=True)),
+        # "В пять двадцать человек" is no time.
+        _rule(rf"(?P<keep>в )<N> #([1-5]\d){_RU_TIME_ENDS}", lambda m: _clock(m[2], int(m[3]))),
     ],
 }
 
@@ -841,13 +862,22 @@ def _dates(language: str) -> list[_Rule]:
 
 
 def _digit_strings(language: str) -> list[_Rule]:
-    """Three digits and more that are said one by one; English says "oh" for zero among them."""
+    """Three digits and more that are said one by one; English says "oh" for zero among them.
+
+    French says telephone numbers in pairs: "zéro six douze trente-quatre" is 06 12 34.
+    """
     digit = r"(?:#\d|oh)" if language == "en" else r"#\d"
 
     def join(match: re.Match[str]) -> str:
         return re.sub("[ #]", "", match[0].replace("oh", "0"))
 
-    return [_rule(rf"(?<!\d )#\d(?: {digit}){{2,}}(?! [#@])", join)]
+    rules = [_rule(rf"(?<!\d )#\d(?: {digit}){{2,}}(?! [#@])", join)]
+    if language == "fr":
+        pairs = r"(?<!\d )#0 #\d(?: (?:#0 #\d|#\d\d))+(?! [#@])"
+        rules.insert(
+            0, _rule(pairs, lambda m: re.sub(r"#0 #", "0", m[0]).replace("#", "").replace(" ", _NBSP))
+        )
+    return rules
 
 
 def _amounts(language: str) -> list[_Rule]:
@@ -855,7 +885,7 @@ def _amounts(language: str) -> list[_Rule]:
     number = rf"(?:[#=](?P<whole>\d+(?:[.,]\d+)?){one})"
     joint, cents = f"(?:{_BEFORE_CENTS[language]}) ", f"(?:{_CENTS[language]})"
     named = f" (?:{joint})?#(?P<named>[1-9]\\d?) {cents}"
-    bare = rf" #(?P<bare>[1-9]\d){_uncounted(language, cents)}"
+    bare = rf" {_BEFORE_BARE_CENTS.get(language, '')}#(?P<bare>[1-9]\d){_uncounted(language, cents)}"
     rules = [
         _rule(rf"{number} (?:{names[language]})(?:{named}|{bare})?", _money(sign, language))
         for sign, names in _CURRENCIES.items()
