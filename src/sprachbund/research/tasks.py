@@ -153,7 +153,7 @@ def _hashes(out: Path, data: Sequence[Path]) -> dict[str, str]:
     path = out / DATA_FILE
     advice = "delete it if the study was begun with the data that are given"
     before = read_object(path, advice=advice) if path.exists() else {}
-    now = {corpus.name: found for corpus in data if (found := texts_hash(corpus))}
+    now = {corpus.name: digest for corpus in data if (digest := texts_hash(corpus))}
     for corpus in data:
         if before.get(corpus.name, now.get(corpus.name)) != now.get(corpus.name):
             raise SprachbundError(

@@ -567,6 +567,12 @@ def _clock_fr(name: str, minute: int, *, before: bool = False) -> str | None:
     return _clock(hour, minute, before=before, between=f"{_NBSP}h{_NBSP}")
 
 
+def _half_ru(match: re.Match[str]) -> str | None:
+    """The time of "полвторого", half an hour before the second hour has passed."""
+    hour = _ordinal(match[1], "ru")
+    return _clock(str(hour), 30, before=True) if hour and hour < 13 and match[1].endswith("го") else None
+
+
 _MONTHS = {
     "en": "january february march april may june july august september october november december",
     "es": "enero febrero marzo abril mayo junio julio agosto septiembre octubre noviembre diciembre",
@@ -710,6 +716,7 @@ _IT_TIME_ENDS = (
     r"(?: minut[oi](?! (?:dopo|prima|fa))"
     r"|(?=,|$| (?:di (?:mattina|sera|notte)|del (?:mattino|pomeriggio)|della (?:mattina|sera))(?:,| |$)))"
 )
+_EN_NO_ADDRESS = r"(?! \S+ (?:street|avenue|road|lane|drive|boulevard)(?:,| |$))"
 _RU_TIME_ENDS = "(?=,|$| (?:утра|дня|вечера|ночи)(?:,| |$))"
 _FR_BEFORE_TIME = "(?:à|est|vers|jusqu'à|avant)"
 _FR_NO_DURATION = "".join(rf"(?<!\b{word} )" for word in ("pendant", "durant", "depuis", "dans", "en", "les"))
@@ -735,7 +742,8 @@ _TIMES: dict[str, list[_Rule]] = {
         _rule(rf"<N> #(\d\d) {_HALF_DAY}", lambda m: _clock(m[1], int(m[2]), unit=f"{_NBSP}{m[3]}.m.")),
         _rule(rf"<N> {_HALF_DAY}", lambda m: f"{m[1]}{_NBSP}{m[2]}.m." if int(m[1]) < 13 else None),
         _rule(
-            r"(?P<keep>(?:at|is|it's|by|until|about|before|after) )#(\d|1[0-2]) (?:(?:oh|o) #(\d)|#(\d\d))(?! [#@])",
+            r"(?P<keep>(?:at|(?:it|time) is|it's|by|until|about|before|after) )"
+            rf"#(\d|1[0-2]) (?:(?:oh|o) #(\d)|#(\d\d))(?! [#@]){_EN_NO_ADDRESS}",
             lambda m: _clock(m[2], int(m[3] or m[4])),
         ),
     ],
@@ -793,6 +801,8 @@ _TIMES: dict[str, list[_Rule]] = {
         _rule(rf"(l'|d?all')una e {_MINUTE}", lambda m: f"{m[1]}1:{m[2]:>02}"),
     ],
     "de": [
+        _rule(r"<N> (?:minuten? )?vor halb <N>", lambda m: _clock(m[2], 30 + int(m[1]), before=True)),
+        _rule(r"<N> (?:minuten? )?nach halb <N>", lambda m: _clock(m[2], 30 - int(m[1]), before=True)),
         _rule(r"halb <N>", lambda m: _clock(m[1], 30, before=True)),
         _rule(r"viertel nach <N>", lambda m: _clock(m[1], 15)),
         _rule(r"viertel vor <N>", lambda m: _clock(m[1], 15, before=True)),
@@ -807,6 +817,7 @@ _TIMES: dict[str, list[_Rule]] = {
     ],
     "ru": [
         _rule(r"половин[аеуы] <O>", lambda m: _clock(m[1], 30, before=True)),
+        _rule(r"пол([а-я]+)", _half_ru),
         _rule(r"четверть <O>", lambda m: _clock(m[1], 45, before=True)),
         _rule(r"без четверти <N>", lambda m: _clock(m[1], 15, before=True)),
         _rule(r"без четверти час", lambda m: "12:45"),
@@ -862,22 +873,38 @@ def _dates(language: str) -> list[_Rule]:
 
 
 def _digit_strings(language: str) -> list[_Rule]:
-    """Three digits and more that are said one by one; English says "oh" for zero among them.
+    """Three digits and more that are said one by one, and what may follow in telephone numbers.
 
-    French says telephone numbers in pairs: "zéro six douze trente-quatre" is 06 12 34.
+    These begin with zero, and have pairs behind the digits, as in "null eins sieben sechs dreiundzwanzig": 0176 23.
+    French says pairs from the start: "zéro six douze trente-quatre" is 06 12 34. English says "oh" for zero among
+    other digits, and "double four".
     """
-    digit = r"(?:#\d|oh)" if language == "en" else r"#\d"
-
-    def join(match: re.Match[str]) -> str:
-        return re.sub("[ #]", "", match[0].replace("oh", "0"))
-
-    rules = [_rule(rf"(?<!\d )#\d(?: {digit}){{2,}}(?! [#@])", join)]
+    digit = r"(?:double |triple )?(?:#\d|oh)" if language == "en" else r"#\d"
+    rules = [
+        _rule(r"(?<!\d )#0(?: #\d){2,}(?: #\d\d)+(?! [#@])", _phone),
+        _rule(rf"(?<!\d )(?<!double )(?<!triple )(?<!oh ){digit}(?: {digit})+(?! [#@])", _digits),
+    ]
     if language == "fr":
-        pairs = r"(?<!\d )#0 #\d(?: (?:#0 #\d|#\d\d))+(?! [#@])"
-        rules.insert(
-            0, _rule(pairs, lambda m: re.sub(r"#0 #", "0", m[0]).replace("#", "").replace(" ", _NBSP))
-        )
+        rules.insert(0, _rule(r"(?<!\d )#0 #\d(?: (?:#0 #\d|#\d\d))+(?! [#@])", _phone_fr))
     return rules
+
+
+def _digits(match: re.Match[str]) -> str | None:
+    """Digits without spaces; None where it may be something else: two numbers, or "oh" behind which few digits are."""
+    several = re.sub(r"(double|triple) (#\d|oh)", lambda m: m[2] * (2 if m[1] == "double" else 3), match[0])
+    digits = re.sub("[ #]", "", several.replace("oh", "0"))
+    return None if len(digits) < (4 if match[0].startswith("oh") else 3) else digits
+
+
+def _phone(match: re.Match[str]) -> str:
+    """Digits one by one, and the pairs behind them."""
+    digits = re.match(r"#\d(?: #\d(?!\d))*", match[0])[0]  # type: ignore[index]
+    return re.sub("[ #]", "", digits) + match[0][len(digits) :].replace("#", "").replace(" ", _NBSP)
+
+
+def _phone_fr(match: re.Match[str]) -> str:
+    """Pairs of digits."""
+    return match[0].replace("#0 #", "#0").replace("#", "").replace(" ", _NBSP)
 
 
 def _amounts(language: str) -> list[_Rule]:

@@ -91,7 +91,7 @@ def claim_folder(
                 f"{wanted.get(first)} now); choose another --out{advice}"
             )
     # Those at a URL have none.
-    hashes = {str(path): found for path in data if (found := texts_hash(path))}
+    hashes = {str(path): digest for path in data if (digest := texts_hash(path))}
     if has_begun(directory) and not accept_changes and (directory / DATA_FILE).exists():
         known = read_object(directory / DATA_FILE, advice="delete it if the run was begun with these corpora")
         refuse_others(directory, known, hashes, advice="choose another --out, or go on with --accept-changes")
