@@ -118,6 +118,29 @@ def headroom() -> list[Line]:
 
 
 def dual_scale() -> list[Line]:
+    """Speed over the same model without a draft, with the interval over utterances and seeds."""
+    drafts = [row for row in rows_of("dual_scale_small") if row["acceptance"] != ""]
+    exact = [row for row in drafts if row["texts changed"].startswith("0 of")]
+    return [
+        line(panel, row["system"], f"{row['over base']:.2f} {row['over base, 95 %']}")
+        for panel, rows in (
+            ("the text stays as it is", exact),
+            ("draft tokens accepted that are not the best", [row for row in drafts if row not in exact]),
+        )
+        for row in rows
+    ]
+
+
+def dual_scale_quality() -> list[Line]:
+    """chrF over the pruned model: what training without a part, and acceptance of worse tokens, change."""
+    return [
+        line("three seeds; the teacher has one", row["system"], row["from pruned"])
+        for row in rows_of("dual_scale_small")
+        if row["from pruned"]
+    ]
+
+
+def dual_scale_engines() -> list[Line]:
     """Speed over the same model without a draft, by engine."""
     return [
         line(f"engine {row['engine']}", row["model"], row["gain"])
@@ -259,11 +282,14 @@ def encoder_transfer_controls() -> list[Line]:
 SYSTEMS: Mapping[str, Effects] = {
     "sharing": Effects(effect="chrF over uniform fine-tuning", lines=sharing),
     "headroom": Effects(effect="gain, nats for each token", lines=headroom),
-    "dual_scale": Effects(
+    "dual_scale": Effects(effect="speed over the same model without a draft", lines=dual_scale, none=1.0),
+    "dual_scale_quality": Effects(effect="chrF over the pruned model", lines=dual_scale_quality),
+    "dual_scale_engines": Effects(
         effect="speed over the same model without a draft",
-        lines=dual_scale,
+        lines=dual_scale_engines,
         none=1.0,
         interval="lowest to highest of repeats",
+        drawn=False,
     ),
     "dual_scale_memory_bound": Effects(
         effect="speed over the pruned model without a draft", lines=dual_scale_memory_bound, none=1.0
@@ -376,8 +402,51 @@ def code_switch_scores(rows: Sequence[Row]) -> str:
     return json.dumps({"made by": "scripts/results_page.py", "rows": shown}, indent=1) + "\n"
 
 
+DRAFTS = ("dual_scale_small",)
+"""Comparisons of drafts whose columns docs/dual_scale.md has in two tables."""
+_OF_QUALITY = "system", "M parameters", "seeds", "chrF", "from teacher", "from pruned", "p", "Holm's p"
+_OF_SPEED = (
+    "system",
+    "acceptance",
+    "predicted",
+    "prediction off by",
+    "tokens/s",
+    "over base",
+    "over base, 95 %",
+    "over teacher",
+    "over base at 8",
+    "over teacher at 8",
+    "texts changed",
+)
+
+
+def dual_scale_tables(rows: Sequence[Row]) -> Mapping[str, str]:
+    """Quality of the models and speed of all systems as JSON, by the ends of their names.
+
+    Args:
+        rows: of a comparison. An exact draft for the pruned model writes its texts, and is in the second table alone.
+    """
+    # Without a draft, a model is scored; with an exact one of its own, it writes the same.
+    scored = [row for row in rows if row["from pruned"] or row["acceptance"] == ""]
+    tables = {"quality": (scored, _OF_QUALITY), "speed": (rows, _OF_SPEED)}
+    return {
+        name: json.dumps(
+            {
+                "made by": "scripts/results_page.py",
+                "rows": [{column: row[column] for column in columns} for row in shown],
+            },
+            indent=1,
+        )
+        + "\n"
+        for name, (shown, columns) in tables.items()
+    }
+
+
 def main() -> None:
     """Write all figures and tables of which there are results."""
+    for name in DRAFTS:
+        for end, table in dual_scale_tables(rows_of(name)).items():
+            (DOCS / "results" / f"{name}_{end}.json").write_text(table, encoding="utf-8")
     for name in COMPARED:
         if rows := rows_if_there(name):
             scores = code_switch_scores(rows)

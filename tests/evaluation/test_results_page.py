@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 from scripts import results_page
-from scripts.results_page import COMPARED, DOCS, SYSTEMS, code_switch_scores, rows_of, summary
+from scripts.results_page import (
+    COMPARED,
+    DOCS,
+    DRAFTS,
+    SYSTEMS,
+    code_switch_scores,
+    dual_scale_tables,
+    rows_of,
+    summary,
+)
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
@@ -22,6 +31,16 @@ def test_a_summary_is_that_of_its_manifests(name: str) -> None:
 def test_scores_of_six_languages_are_those_of_their_manifest(name: str) -> None:
     scores = (DOCS / "results" / f"{name}_scores.json").read_text(encoding="utf-8")
     assert scores == code_switch_scores(rows_of(name))
+
+
+@pytest.mark.parametrize("name", DRAFTS)
+def test_tables_of_drafts_are_those_of_their_manifest(name: str) -> None:
+    tables = dual_scale_tables(rows_of(name))
+    assert {end: (DOCS / "results" / f"{name}_{end}.json").read_text() for end in tables} == tables
+    systems = {end: [row["system"] for row in json.loads(table)["rows"]] for end, table in tables.items()}
+    assert {"teacher", "pruned, no draft"} < set(systems["quality"]) < set(systems["speed"])
+    assert "token map" in systems["speed"]
+    assert "token map" not in systems["quality"]
 
 
 def test_six_languages_are_shown_once_they_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,7 +70,7 @@ def test_six_languages_are_shown_once_they_are_there(tmp_path: Path, monkeypatch
 def test_a_range_of_repeats_is_not_called_an_interval(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ranges = json.loads(summary("dual_scale", SYSTEMS["dual_scale"].lines()))["rows"]
+    ranges = json.loads(summary("dual_scale_engines", SYSTEMS["dual_scale_engines"].lines()))["rows"]
     assert all("lowest to highest of repeats" in row and "95 %" not in row for row in ranges)
     speeds = [row["speed over the same model without a draft"] for row in ranges]
     assert not any(speed.startswith("+") for speed in speeds)  # a ratio is no difference
