@@ -353,6 +353,12 @@ def draw(effects: Effects, lines: Sequence[Line], path: Path) -> None:
     figure.savefig(path, dpi=160, facecolor="white", metadata={"Software": None})
 
 
+def written(rows: Sequence[Row]) -> str:
+    """A table that is made here, as JSON."""
+    values = {"made by": "scripts/results_page.py", "rows": rows}
+    return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
+
+
 def summary(name: str, lines: Sequence[Line]) -> str:
     """The short table of a system as JSON.
 
@@ -371,9 +377,7 @@ def summary(name: str, lines: Sequence[Line]) -> str:
         }
         for each in lines
     ]
-    return (
-        json.dumps({"made by": "scripts/results_page.py", "rows": rows}, indent=1, ensure_ascii=False) + "\n"
-    )
+    return written(rows)
 
 
 def code_switch_scores(rows: Sequence[Row]) -> str:
@@ -399,7 +403,7 @@ def code_switch_scores(rows: Sequence[Row]) -> str:
         }
         for row in rows
     ]
-    return json.dumps({"made by": "scripts/results_page.py", "rows": shown}, indent=1) + "\n"
+    return written(shown)
 
 
 DRAFTS = ("dual_scale_small",)
@@ -430,14 +434,7 @@ def dual_scale_tables(rows: Sequence[Row]) -> Mapping[str, str]:
     scored = [row for row in rows if row["from pruned"] or row["acceptance"] == ""]
     tables = {"quality": (scored, _OF_QUALITY), "speed": (rows, _OF_SPEED)}
     return {
-        name: json.dumps(
-            {
-                "made by": "scripts/results_page.py",
-                "rows": [{column: row[column] for column in columns} for row in shown],
-            },
-            indent=1,
-        )
-        + "\n"
+        name: written([{column: row[column] for column in columns} for row in shown])
         for name, (shown, columns) in tables.items()
     }
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import BaseModel, ValidationError
 
 from sprachbund.data.manifest import texts_hash
@@ -95,6 +96,22 @@ def run_tasks(
             report(f"{done} of {total} {what} are finished; about {_hours(left_min)} left")
 
     work.run(tasks, workers=workers, ray_address=ray_address, progress=made, give_up=give_up)
+
+
+def make_files(
+    paths: Sequence[Path], make: Callable[[int], None], what: str, *, workers: int, report: Report
+) -> None:
+    """Make the files that are missing, which do not need each other; of several processes each has one thread.
+
+    Args:
+        paths: paths of the files.
+        make: makes one, by its number; has to be picklable.
+        what: they are called.
+        workers: files at a time.
+        report: called with a line for every step.
+    """
+    tasks = Tasks(paths=tuple(paths), make=make, threads=torch.get_num_threads() if workers == 1 else 1)
+    run_tasks(tasks, what, workers=workers, report=report)
 
 
 def _hours(minutes: float) -> str:

@@ -742,7 +742,7 @@ _TIMES: dict[str, list[_Rule]] = {
         _rule(rf"<N> #(\d\d) {_HALF_DAY}", lambda m: _clock(m[1], int(m[2]), unit=f"{_NBSP}{m[3]}.m.")),
         _rule(rf"<N> {_HALF_DAY}", lambda m: f"{m[1]}{_NBSP}{m[2]}.m." if int(m[1]) < 13 else None),
         _rule(
-            r"(?P<keep>(?:at|(?:it|time) is|it's|by|until|about|before|after) )"
+            r"(?P<keep>(?:at|is|it's|by|until|about|before|after) )"
             rf"#(\d|1[0-2]) (?:(?:oh|o) #(\d)|#(\d\d))(?! [#@]){_EN_NO_ADDRESS}",
             lambda m: _clock(m[2], int(m[3] or m[4])),
         ),

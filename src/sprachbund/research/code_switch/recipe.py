@@ -57,7 +57,7 @@ from sprachbund.research.code_switch.report import (
     write_table,
 )
 from sprachbund.research.code_switch.transition import Transition
-from sprachbund.research.tasks import Tasks, remember, run_tasks
+from sprachbund.research.tasks import make_files, remember
 from sprachbund.research.tuning import (
     TriedRates,
     as_json,
@@ -360,7 +360,9 @@ def run(recipe: CodeSwitchRecipe, directory: Path, *, report: Report = print) ->
     tests = _tests(recipe, directory)
     _check_scored(tests)
     paths = [test.out / MANIFEST_FILE for test in tests]
-    _share(recipe, "evaluations", paths, partial(make_scores, recipe, tests), report)
+    make_files(
+        paths, partial(make_scores, recipe, tests), "evaluations", workers=recipe.workers, report=report
+    )
     return write_table(recipe, directory, {} if recipe.texts else read_rates(recipe, directory))
 
 
@@ -417,7 +419,7 @@ def _train_stages(
                 make(number)
             wait_for_all_ranks()  # or one could read what another writes
     else:
-        _share(recipe, what, paths, make, report)
+        make_files(paths, make, what, workers=recipe.workers, report=report)
     if is_first_rank():
         for folder in folders:
             forget_run(folder)
@@ -518,15 +520,6 @@ def _trial_folder(directory: Path, factor: float) -> Path:
 
 def _rate_file(directory: Path, kind: Projection) -> Path:
     return directory / RATES / f"{kind}.json"
-
-
-def _share(
-    recipe: CodeSwitchRecipe, what: str, paths: Sequence[Path], make: Callable[[int], None], report: Report
-) -> None:
-    """Make files that do not need each other, by as many processes as there are workers."""
-    threads = torch.get_num_threads() if recipe.workers == 1 else 1
-    tasks = Tasks(paths=tuple(paths), make=make, threads=threads)
-    run_tasks(tasks, what, workers=recipe.workers, report=report)
 
 
 def _tests(recipe: CodeSwitchRecipe, directory: Path) -> list[Evaluation]:

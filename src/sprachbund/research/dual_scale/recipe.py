@@ -11,7 +11,7 @@ What is finished is not done again, so a broken-off run goes on.
 """
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,7 +48,7 @@ from sprachbund.research.dual_scale.options import (
 )
 from sprachbund.research.dual_scale.report import draw_speed, write_table
 from sprachbund.research.dual_scale.speed import LOSSY, is_measured, measure_speed, models_of, systems_of
-from sprachbund.research.tasks import Tasks, parts_of, remember, run_tasks
+from sprachbund.research.tasks import make_files, parts_of, remember
 from sprachbund.training.checkpoint import LOG_FILE, run_log
 from sprachbund.training.draft_recipe import DraftRecipe
 from sprachbund.training.draft_recipe import run as make_draft
@@ -246,16 +246,13 @@ def _train_arms(recipe: DualScaleRecipe, start: Path | str, directory: Path, rep
     runs = [(name, seed) for seed in recipe.seeds for name in recipe.trained_arms]
     report(f"what each training says is in {directory / 'seed-N' / 'ARM' / LOG_FILE}")
     paths = [run_folder(directory, name, seed) / "model" / WEIGHTS for name, seed in runs]
-    _make(recipe, "arms", paths, partial(make_arm, recipe, start, directory, runs), report)
-
-
-def _make(
-    recipe: DualScaleRecipe, what: str, paths: Sequence[Path], make: Callable[[int], None], report: Report
-) -> None:
-    """Make the files that are missing, several at a time where the recipe says so."""
-    threads = torch.get_num_threads() if recipe.workers == 1 else 1
-    tasks = Tasks(paths=tuple(paths), make=make, threads=threads)
-    run_tasks(tasks, what, workers=recipe.workers, report=report)
+    make_files(
+        paths,
+        partial(make_arm, recipe, start, directory, runs),
+        "arms",
+        workers=recipe.workers,
+        report=report,
+    )
 
 
 def make_arm(
@@ -287,7 +284,13 @@ def _other_drafts(recipe: DualScaleRecipe, directory: Path, report: Report) -> N
     """Drafts of other kinds for the main models."""
     runs = [(name, seed) for seed in recipe.seeds for name in OTHER_DRAFTS if name in recipe.arms]
     paths = [run_folder(directory, name, seed) / "model" / WEIGHTS for name, seed in runs]
-    _make(recipe, "other drafts", paths, partial(make_other_draft, recipe, directory, runs), report)
+    make_files(
+        paths,
+        partial(make_other_draft, recipe, directory, runs),
+        "other drafts",
+        workers=recipe.workers,
+        report=report,
+    )
 
 
 def make_other_draft(
@@ -328,7 +331,7 @@ def _score(recipe: DualScaleRecipe, directory: Path, report: Report) -> None:
             )
             asked.append((system.model.parent, lossy, system.scores))
     paths = [folder / name / MANIFEST_FILE for folder, _, name in asked]
-    _make(recipe, "scores", paths, partial(score_model, recipe, asked), report)
+    make_files(paths, partial(score_model, recipe, asked), "scores", workers=recipe.workers, report=report)
 
 
 def score_model(

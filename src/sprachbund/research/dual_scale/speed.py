@@ -313,9 +313,9 @@ def measure_speed(recipe: DualScaleRecipe, directory: Path, report: Report) -> P
     result = _Speeds(
         machine=machine(), engine=timing.engine, threads=threads, torch=torch.__version__, speeds=[]
     )
-    timed_before: dict[int, list[SystemSpeed]] = {}
+    of_batches: dict[int, list[SystemSpeed]] = {}
     if path.exists() and (before := _read(directory)).model_copy(update={"speeds": []}) == result:
-        timed_before = before.of_batches(recipe, directory)
+        of_batches = before.of_batches(recipe, directory)
     for system in systems:
         if system.model not in families:
             model = load(system.model)
@@ -323,12 +323,12 @@ def measure_speed(recipe: DualScaleRecipe, directory: Path, report: Report) -> P
     manifest = Manifest(recipe.data / "test")
     with torch.inference_mode(), torch_threads(threads):
         for batch in timing.batches:
-            if batch not in timed_before:
+            if batch not in of_batches:
                 runners = [_Runner(system, families[system.model]) for system in systems]
                 pieces = list(works(manifest, recipe.languages, max(batch, timing.utterances), batch))
                 report(f"speed: {len(systems)} systems, {len(pieces)} pieces of {batch}")
-                timed_before[batch] = _time(runners, pieces, timing, batch)
-            result.speeds.extend(timed_before[batch])
+                of_batches[batch] = _time(runners, pieces, timing, batch)
+            result.speeds.extend(of_batches[batch])
             write_text(path, result.model_dump_json(indent=1) + "\n")
     return path
 
