@@ -2,9 +2,12 @@
 
 import math
 import pickle
+import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import pytest
 
 from sprachbund.errors import SprachbundError
@@ -23,6 +26,23 @@ from sprachbund.util.options import (
 @dataclass(frozen=True)
 class Inner:
     size: int = 1
+
+
+@dataclass(frozen=True)
+class Simple:
+    count: Annotated[int, Range(1, 8)] = 1
+    limit: int = 1
+    share: float = 0.5
+    spoken: bool = True
+    name: str = ""
+    names: tuple[str, ...] = ()
+    how: Literal["this", "that"] = "this"
+    prompt: str | None = None
+    path: Path = Path()
+    inner: Inner = field(default_factory=Inner)
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +85,37 @@ def test_values_outside_are_named_with_what_to_give() -> None:
         Some(count=9)
     with pytest.raises(OptionValueError, match=r"^how is 'other'; choose one of this, that$"):
         Some(how="other")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"count": 2.5}, "count is 2.5; give a whole number, 1 to 8"),
+        ({"count": 2.0}, "count is 2.0; give a whole number, 1 to 8"),
+        ({"count": True}, "count is True; give 1 to 8"),
+        ({"count": None}, "count is None; give 1 to 8"),
+        ({"limit": "3"}, "limit is '3'; give a whole number"),
+        ({"share": "half"}, "share is 'half'; give a number"),
+        ({"share": True}, "share is True; give a number"),
+        ({"spoken": "yes"}, "spoken is 'yes'; give True or False"),
+        ({"spoken": 1}, "spoken is 1; give True or False"),
+        ({"name": 3}, "name is 3; give a text"),
+        ({"names": None}, "names is None; give a list"),
+        ({"names": "de"}, "names is 'de'; give a list"),
+        ({"path": None}, "path is None; leave it out, or give a value"),
+        ({"inner": 3}, "inner is 3; give Inner"),
+        ({"how": None}, "how is None; choose one of this, that"),
+        ({"prompt": 3}, "prompt is 3; give a text"),
+    ],
+)
+def test_values_of_another_type_are_named_with_what_to_give(values: dict[str, object], message: str) -> None:
+    with pytest.raises(OptionValueError, match=f"^{re.escape(message)}$"):
+        Simple(**values)  # type: ignore[arg-type]
+
+
+def test_numbers_of_numpy_and_whole_numbers_for_fractions_are_of_the_type() -> None:
+    assert Simple(count=np.int64(3), share=1, prompt=None).count == 3
+    assert Simple(share=np.float32(0.5)).share == 0.5
 
 
 def test_users_who_know_fields_by_other_names_are_told_those() -> None:

@@ -29,6 +29,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache, partial
+from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -134,6 +135,7 @@ class Declared:
     Attributes:
         name: name of the field.
         type: type of the field, without None and without what is declared.
+        may_be_none: whether None is one of its values.
         choices: values that a `Literal` allows; empty for other types.
         range: None for no limits.
         option: None for a field that the command line does not offer.
@@ -142,6 +144,7 @@ class Declared:
 
     name: str
     type: Any
+    may_be_none: bool
     choices: tuple[Any, ...]
     range: Range | None
     option: Option | None
@@ -165,11 +168,14 @@ def declared(kind: type[Any]) -> tuple[Declared, ...]:
 
 def _read_declared(kind: type[Any]) -> Iterator[Declared]:
     for name, bare, extras, default in _dataclass_fields(kind) if is_dataclass(kind) else _model_fields(kind):
-        if get_origin(bare) in (Union, UnionType):
+        is_union = get_origin(bare) in (Union, UnionType)
+        may_be_none = is_union and NoneType in get_args(bare)
+        if is_union:
             [bare] = [part for part in get_args(bare) if part is not NoneType]
         yield Declared(
             name=name,
             type=bare,
+            may_be_none=may_be_none,
             choices=get_args(bare) if get_origin(bare) is Literal else (),
             range=next((extra for extra in extras if isinstance(extra, Range)), None),
             option=next((extra for extra in extras if isinstance(extra, Option)), None),
@@ -234,7 +240,7 @@ def documented(kind: type[Any]) -> dict[str, str]:
 
 
 def check(options: Any) -> None:
-    """Check that every value lies in its declared range and among its choices; None always does.
+    """Check that every value is of its declared type, lies in its declared range and is among its choices.
 
     Raises:
         OptionValueError: names the field, its value, and what to give.
@@ -243,19 +249,67 @@ def check(options: Any) -> None:
 
 
 def check_values(kind: type[Any], values: Mapping[str, Any]) -> None:
-    """The same of values by field, of an options class that is not made yet. Raises OptionValueError.
+    """The same of values by field, of an options class that is not made yet.
 
     The range of a tuple is that of each of its values.
+
+    Args:
+        kind: the class.
+        values: values by field.
+
+    Raises:
+        OptionValueError: names the field, its value, and what to give.
     """
     for one in declared(kind):
-        value = values.get(one.name)
+        if one.name not in values:
+            continue
+        value = values[one.name]
+        if not _is_of_type(one, value):
+            raise OptionValueError(one.name, value, _advice(one, value))
         for each in value if isinstance(value, tuple) else (value,):
             if each is None:
                 continue
             if one.range is not None and not _lies_in(each, one.range):
-                raise OptionValueError(one.name, each, f"give {one.range}")
+                raise OptionValueError(one.name, each, _advice(one, each))
             if one.choices and each not in one.choices:
-                raise OptionValueError(one.name, each, f"choose one of {', '.join(map(str, one.choices))}")
+                raise OptionValueError(one.name, each, _advice(one, each))
+
+
+# Type of a field to the class of its values, and their name in messages. NumPy's numbers are of these classes, too.
+_SIMPLE: Mapping[Any, tuple[type[Any], str]] = {
+    bool: (bool, "True or False"),
+    int: (Integral, "a whole number"),
+    float: (Real, "a number"),
+    str: (str, "a text"),
+}
+
+
+def _is_of_type(one: Declared, value: Any) -> bool:
+    """Whether a value is of the field's type. Values of other types than these are left to what uses them."""
+    if value is None:
+        return one.may_be_none
+    if one.is_nested:
+        return isinstance(value, one.type)
+    if get_origin(one.type) is tuple:
+        return not isinstance(value, str)  # "de" would be the languages "d" and "e"
+    if one.type not in _SIMPLE:
+        return True
+    # True and False are whole numbers to Python, and not to people.
+    return isinstance(value, _SIMPLE[one.type][0]) and isinstance(value, bool) == (one.type is bool)
+
+
+def _advice(one: Declared, value: Any) -> str:
+    """What to give in place of a value that a field does not allow."""
+    if one.choices:
+        return f"choose one of {', '.join(map(str, one.choices))}"
+    if one.is_nested:
+        return f"give {one.type.__name__}"
+    if get_origin(one.type) is tuple:
+        return "give a list"
+    if one.range is None:
+        return f"give {_SIMPLE[one.type][1]}" if one.type in _SIMPLE else "leave it out, or give a value"
+    is_fraction = one.type is int and isinstance(value, Real) and not isinstance(value, Integral)
+    return f"give {'a whole number, ' if is_fraction else ''}{one.range}"
 
 
 def _lies_in(value: Any, allowed: Range) -> bool:
