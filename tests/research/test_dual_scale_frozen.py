@@ -154,6 +154,41 @@ def test_a_broken_run_goes_on_to_the_same_bits(place: Path, finished: tuple[Path
         assert again.read_bytes() == path.read_bytes(), path
 
 
+@needs_native
+@pytest.mark.slow
+def test_the_best_of_the_tried_rates_counts_for_every_seed(place: Path) -> None:
+    """Broken off between two rates; the rate of the decoder keeps its ratio; nothing is trained again."""
+    training = options(3, evaluate_every=3, max_duration_s=2, rates={"base.*": 2.5e-4}).model_dump()
+    training["learning_rate"] = 1e-3
+    changes = {"training": training, "arms": ["unpruned"], "learning_rates": [1e-6, 4e-3]}
+    tuned, directory = recipe(place, **changes), place / "tuned"
+
+    def report(line: str) -> None:
+        if line.startswith("1 of 2 arms tuned"):
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        run(tuned, directory, report=report)
+    first = (directory / "seed-0" / "parasite" / "model" / "model.safetensors").stat().st_mtime_ns
+    lines: list[str] = []
+    table = json.loads(run(tuned, directory, report=lines.append).read_text())
+    assert "learning rate of unpruned: 0.004, the largest one tried; a better one may lie beyond it" in lines
+    assert table["rates"].keys() == {"parasite", "unpruned"}
+    for losses in table["rates"].values():
+        assert losses["0.004"] < losses["1e-06"]
+    rates = {row["system"]: row["learning rate"] for row in table["rows"]}
+    assert rates.pop("teacher") == tuned.teacher.learning_rate
+    assert set(rates.values()) == {4e-3}
+    recipes = sorted(directory.glob("seed-*/[pu]*/recipe.json"))
+    assert len(recipes) == 4
+    for path in recipes:
+        used = json.loads(path.read_text())["training"]
+        assert (used["learning_rate"], used["rates"]) == (4e-3, {"base.*": 1e-3}), path
+    again = (directory / "seed-0" / "parasite" / "model" / "model.safetensors").stat().st_mtime_ns
+    assert again == first
+    assert not list((directory / "rates").rglob("*.safetensors"))
+
+
 def test_what_is_built_is_what_a_check_counts(place: Path) -> None:
     result = estimate_memory(recipe(place))
     named = {one.name: one for one in result.trainings}

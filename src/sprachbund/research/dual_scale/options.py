@@ -15,7 +15,7 @@ from sprachbund.models.conformer.extension import with_new_decoder
 from sprachbund.models.io import load, locate
 from sprachbund.models.whisper.config import WhisperConfig
 from sprachbund.training.dual_scale import DualScaleOptions
-from sprachbund.training.options import Distinct, Strict, TrainingOptions, check_arms
+from sprachbund.training.options import Distinct, MoreRates, RatesToTry, Strict, TrainingOptions, check_arms
 from sprachbund.training.recipe import ExampleRecipe, FineTuning
 from sprachbund.util.options import renamed
 
@@ -145,6 +145,11 @@ class DualScaleRecipe(Strict):
         shallow_examples: options of making an example of an utterance there; rows cost a shallow decoder little.
         teacher: training options of the unpruned model.
         training: training options of every arm.
+        learning_rates: learning rates that are tried for every arm with the first seed, in place of
+            `training.learning_rate`, to which `training.rates` keep their ratio; the one of the lowest loss on dev
+            counts. The arm's training with the first seed is the one that was best.
+        more_learning_rates: number of rates beyond these that are tried at most for an arm whose best one is the
+            smallest or largest.
         drafting: training options of the draft model.
         dual_scale: options of the main arm.
         prune_only_layers: decoder layers of the prune-only arm.
@@ -173,6 +178,8 @@ class DualScaleRecipe(Strict):
     shallow_examples: ExampleRecipe = ExampleRecipe()
     teacher: TrainingOptions
     training: TrainingOptions
+    learning_rates: RatesToTry = ()
+    more_learning_rates: MoreRates = 0
     drafting: TrainingOptions
     dual_scale: DualScaleOptions = DualScaleOptions()
     prune_only_layers: PositiveInt = 8

@@ -3,7 +3,7 @@
 1. A many-to-many model is trained, grown from a shallow one where that is asked for, or a checkpoint fine-tuned: the
    teacher, unpruned.
 2. Every arm prunes the decoder of what there was before, and trains it with a text branch and a draft network; arms
-   are trained beside each other (`workers`).
+   are trained beside each other (`workers`). Learning rates may be tried for each on dev first.
 3. Other drafts are made for the main arm's model: a token map, and a smaller decoder on the same encoder.
 4. All are scored on the same test sentences, several at a time, and timed interleaved, with and without drafts.
 
@@ -11,6 +11,7 @@ What is finished is not done again, so a broken-off run goes on.
 """
 
 import copy
+import shutil
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -46,9 +47,27 @@ from sprachbund.research.dual_scale.options import (
     on_encoder,
     run_folder,
 )
+from sprachbund.research.dual_scale.rates import (
+    RATES,
+    RATES_FILE,
+    TRIED_FILE,
+    at_rate,
+    rate_of,
+    rates_folder,
+    tried_rates,
+)
 from sprachbund.research.dual_scale.report import draw_speed, write_table
 from sprachbund.research.dual_scale.speed import LOSSY, is_measured, measure_speed, models_of, systems_of
 from sprachbund.research.tasks import make_files, parts_of, remember
+from sprachbund.research.tuning import (
+    as_json,
+    best_rate,
+    check_trained,
+    loss_with,
+    rates_left,
+    read_tried,
+    report_rates,
+)
 from sprachbund.training.checkpoint import LOG_FILE, run_log
 from sprachbund.training.draft_recipe import DraftRecipe
 from sprachbund.training.draft_recipe import run as make_draft
@@ -56,6 +75,7 @@ from sprachbund.training.options import TrainingOptions
 from sprachbund.training.recipe import CardRecipe, DataPart, TranslatorRecipe
 from sprachbund.training.translator import run as train_translator
 from sprachbund.util.distributed import refuse_several_processes
+from sprachbund.util.files import write_json
 from sprachbund.util.progress import Report
 
 __all__ = ["DualScaleRecipe", "estimate_memory", "run"]
@@ -134,6 +154,7 @@ def run(recipe: DualScaleRecipe, directory: Path, *, report: Report = print) -> 
     # The teacher that all arms start from has the first seed.
     remember(directory, recipe, may_change=MAY_CHANGE, data=parts_of(recipe.data), first_stays=("seeds",))
     teacher = _teacher(recipe, directory, report)
+    _try_rates(recipe, recipe.start or teacher, directory, report)
     _train_arms(recipe, recipe.start or teacher, directory, report)
     _other_drafts(recipe, directory, report)
     _score(recipe, directory, report)
@@ -240,6 +261,52 @@ def _make_whisper(shape: WhisperShape, languages: tuple[str, ...], data: Manifes
     whisper.save(new_whisper(config, tokenizer), directory)
 
 
+def _try_rates(recipe: DualScaleRecipe, start: Path | str, directory: Path, report: Report) -> None:
+    """Train every arm with every learning rate, where some are to be tried."""
+    if not recipe.learning_rates:
+        return
+    names = list(recipe.trained_arms)
+    report(f"learning rates of every arm, on dev; progress is in {directory / RATES / 'ARM' / LOG_FILE}")
+    paths = [rates_folder(directory, name) / RATES_FILE for name in names]
+    make = partial(tune_arm, recipe, start, directory, names)
+    make_files(paths, make, "arms tuned", workers=recipe.workers, report=report)
+    report_rates({name: tried_rates(directory, name) for name in names}, report)
+
+
+def tune_arm(
+    recipe: DualScaleRecipe, start: Path | str, directory: Path, names: Sequence[str], number: int
+) -> None:
+    """Train an arm with every learning rate and the first seed, or go on; the best training becomes that of the seed.
+
+    Losses are written down one by one. A rate at which the training breaks down counts as one without a loss.
+
+    Args:
+        recipe: options of the comparison.
+        start: model that every arm starts from.
+        directory: folder of all runs.
+        names: names of the arms.
+        number: number of the arm among them.
+    """
+    name, seed = names[number], recipe.seeds[0]
+    folder = rates_folder(directory, name)
+    so_far = folder / TRIED_FILE
+    tried = read_tried(so_far) if so_far.exists() else {}
+    with run_log(folder) as report:
+        while left := rates_left(recipe.learning_rates, recipe.more_learning_rates, tried):
+            run = folder / f"{left[0]:g}"
+            train = partial(_train, _arm(recipe, start, name, seed, left[0]), run, directory, report)
+            tried[left[0]] = loss_with(left[0], train, run, report)
+            write_json(so_far, as_json(tried))
+    check_trained(repr(name), tried, "learning_rates")
+    best, target = folder / f"{best_rate(tried):g}", run_folder(directory, name, seed)
+    if best.exists():  # or it was moved, and what follows was broken off
+        target.parent.mkdir(parents=True, exist_ok=True)
+        best.rename(target)
+    for rate in tried:
+        shutil.rmtree(folder / f"{rate:g}", ignore_errors=True)
+    so_far.replace(folder / RATES_FILE)
+
+
 def _train_arms(recipe: DualScaleRecipe, start: Path | str, directory: Path, report: Report) -> None:
     """Train every arm, several at a time where the recipe says so."""
     # A seed of all arms is finished before the next one begins, so that what a broken-off run has can be compared.
@@ -273,11 +340,17 @@ def make_arm(
     """
     name, seed = runs[number]
     folder = run_folder(directory, name, seed)
-    training = recipe.training.model_copy(update={"seed": seed})
-    begin = _checkpoint(recipe) if recipe.start else {"start": start}
-    translator = _translator(recipe, training, **begin, dual_scale=recipe.trained_arms[name])
+    translator = _arm(recipe, start, name, seed, rate_of(recipe, directory, name))
     with run_log(folder) as report:
         _train(translator, folder, directory, report)
+
+
+def _arm(
+    recipe: DualScaleRecipe, start: Path | str, name: str, seed: int, learning_rate: float
+) -> TranslatorRecipe:
+    training = at_rate(recipe.training, learning_rate).model_copy(update={"seed": seed})
+    begin = _checkpoint(recipe) if recipe.start else {"start": start}
+    return _translator(recipe, training, **begin, dual_scale=recipe.trained_arms[name])
 
 
 def _other_drafts(recipe: DualScaleRecipe, directory: Path, report: Report) -> None:

@@ -19,7 +19,8 @@ from sprachbund.evaluation.options import TEST_SEED
 from sprachbund.evaluation.significance import DRAWS, bootstrap_weights, over_seeds, percentiles
 from sprachbund.models.io import load
 from sprachbund.research.arms import compare_arms
-from sprachbund.research.dual_scale.options import MAIN, TEACHER, DualScaleRecipe
+from sprachbund.research.dual_scale.options import MAIN, TEACHER, DualScaleRecipe, run_folder
+from sprachbund.research.dual_scale.rates import rate_of, tried_rates
 from sprachbund.research.dual_scale.speed import (
     BASE,
     SystemSpeed,
@@ -29,6 +30,7 @@ from sprachbund.research.dual_scale.speed import (
     systems_of,
 )
 from sprachbund.research.table_file import keep_table
+from sprachbund.research.tuning import as_json
 from sprachbund.util.files import atomic_path, read_object
 from sprachbund.util.plotting import ACCENT, INK, MUTED, new_figure, plain_axes
 
@@ -58,11 +60,24 @@ def write_table(recipe: DualScaleRecipe, directory: Path) -> Path:
             "system": name,
             "M parameters": _millions(own[0].model),
             "seeds": len(own),
+            **_rate_cell(recipe, directory, own[0]),
             **(quality.get(name) or quality[own[0].base]),
         }
         rows.append(row | _speed_cells(own[0], speeds, recipe.timing.batches))
-    values = {"rows": rows, "pairs": _pairs(speeds, recipe.timing.batches[0])}
+    values: dict[str, Any] = {"rows": rows, "pairs": _pairs(speeds, recipe.timing.batches[0])}
+    if recipe.learning_rates:
+        values["rates"] = {name: as_json(tried_rates(directory, name)) for name in recipe.trained_arms}
     return keep_table(directory / "table.json", recipe, values)
+
+
+def _rate_cell(recipe: DualScaleRecipe, directory: Path, system: TimedSystem) -> dict[str, Any]:
+    """Learning rate of a system's arm, where rates were tried; the teacher has that of its own options."""
+    if not recipe.learning_rates:
+        return {}
+    folder = system.model.parent
+    of_arms = {run_folder(directory, name, system.seed): name for name in recipe.trained_arms}
+    rate = rate_of(recipe, directory, of_arms[folder]) if folder in of_arms else recipe.teacher.learning_rate
+    return {"learning rate": rate}
 
 
 def _quality(systems: Sequence[TimedSystem]) -> dict[str, dict[str, Any]]:
