@@ -18,6 +18,7 @@ FOLDER = Path(__file__).parents[2] / "recipes" / "research"
 FILES = {
     "code_switch_six": "code_switch",
     "dual_scale_memory_bound": "dual_scale",
+    "dual_scale_pruning": "dual_scale",
     "sharing_low_resource": "gradient_sharing",
     "transfer_controls": "encoder_transfer",
     "transfer_rates": "encoder_transfer",
