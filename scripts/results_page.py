@@ -408,7 +408,17 @@ def code_switch_scores(rows: Sequence[Row]) -> str:
 
 DRAFTS = ("dual_scale_small",)
 """Comparisons of drafts whose columns docs/dual_scale.md has in two tables."""
-_OF_QUALITY = "system", "M parameters", "seeds", "chrF", "from teacher", "from pruned", "p", "Holm's p"
+_OF_QUALITY = (
+    "system",
+    "M parameters",
+    "seeds",
+    "learning rate",  # of comparisons that tried some
+    "chrF",
+    "from teacher",
+    "from pruned",
+    "p",
+    "Holm's p",
+)
 _OF_SPEED = (
     "system",
     "acceptance",
@@ -434,7 +444,7 @@ def dual_scale_tables(rows: Sequence[Row]) -> Mapping[str, str]:
     scored = [row for row in rows if row["from pruned"] or row["acceptance"] == ""]
     tables = {"quality": (scored, _OF_QUALITY), "speed": (rows, _OF_SPEED)}
     return {
-        name: written([{column: row[column] for column in columns} for row in shown])
+        name: written([{column: row[column] for column in columns if column in row} for row in shown])
         for name, (shown, columns) in tables.items()
     }
 

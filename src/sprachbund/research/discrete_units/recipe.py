@@ -56,7 +56,7 @@ from sprachbund.research.discrete_units.rates import (
     trials_left,
 )
 from sprachbund.research.discrete_units.report import COST_FILE, counted, write_tables
-from sprachbund.research.tasks import Tasks, parts_of, remember, run_tasks
+from sprachbund.research.tasks import make_files, parts_of, remember
 from sprachbund.research.tuning import as_json, check_trained, loss_with, lowest_loss, report_rates
 from sprachbund.training.checkpoint import LOG_FILE, RECIPE_FILE, forget_run, run_log
 from sprachbund.training.options import TrainingOptions
@@ -394,9 +394,14 @@ def _train(
 ) -> None:
     """Make models beside each other; one is made when a file of its folder is there."""
     paths = tuple(run_folder(directory, seed, name) / file for name, seed, _ in models)
-    tasks = Tasks(paths=paths, make=partial(make, recipe, directory, models))
     if paths:
-        run_tasks(tasks, what, workers=recipe.workers, report=report)
+        make_files(
+            paths,
+            partial(make, recipe, directory, models),
+            what,
+            workers=recipe.workers,
+            report=report,
+        )
 
 
 def _try_rates(recipe: DiscreteUnitsRecipe, directory: Path, report: Report) -> None:
@@ -407,8 +412,13 @@ def _try_rates(recipe: DiscreteUnitsRecipe, directory: Path, report: Report) -> 
     report(f"learning rates of every arm, on dev; progress is in {directory / RATES}")
     while wanted:
         paths = tuple(trial_folder(recipe, directory, trial) / TRIED_FILE for trial in wanted)
-        tasks = Tasks(paths=paths, make=partial(try_rate, recipe, directory, wanted))
-        run_tasks(tasks, what, workers=recipe.workers, report=report)
+        make_files(
+            paths,
+            partial(try_rate, recipe, directory, wanted),
+            what,
+            workers=recipe.workers,
+            report=report,
+        )
         wanted, what = trials_left(recipe, directory), "trainings that try rates beyond them"
     tried = {name: losses_of(recipe, directory, arm) for arm, name in recipe.tuned().items()}
     for name, losses in tried.items():

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from sprachbund.data.manifest import INFO_FILE, Manifest, ManifestWriter
 from sprachbund.errors import SprachbundError
@@ -47,7 +46,7 @@ from sprachbund.research.gradient_sharing.planning import make_plan
 from sprachbund.research.gradient_sharing.sketches import Sketches, read_sketches, write_sketches
 from sprachbund.research.gradient_sharing.surgery import apply_plan, measure_importance
 from sprachbund.research.table_file import keep_table
-from sprachbund.research.tasks import Tasks, parts_of, remember, run_tasks
+from sprachbund.research.tasks import make_files, parts_of, remember
 from sprachbund.research.texts import TEXTS_FILE, write_texts
 from sprachbund.research.tuning import (
     TriedRates,
@@ -238,10 +237,13 @@ def run(recipe: GradientSharingRecipe, directory: Path, *, report: Report = prin
         _started(used, recipe.seeds[0], directory, report)
         arms = [name for name in recipe.all_arms if ARMS[name].goes_on]
         paths = tuple(_rate_file(directory, name) for name in arms)
-        # As many threads as the trainings before and after it have, where one is made at a time.
-        threads = torch.get_num_threads() if recipe.workers == 1 else 1
-        tasks = Tasks(paths=paths, make=partial(_tune, used, directory, arms), threads=threads)
-        run_tasks(tasks, "arms tuned", workers=min(recipe.workers, len(paths)), report=report)
+        make_files(
+            paths,
+            partial(_tune, used, directory, arms),
+            "arms tuned",
+            workers=recipe.workers,
+            report=report,
+        )
         report_rates({name: _tried(directory, name) for name in arms}, report)
     if recipe.workers == 1:
         for seed in recipe.seeds:
@@ -252,8 +254,9 @@ def run(recipe: GradientSharingRecipe, directory: Path, *, report: Report = prin
         for path in paths:
             if path.exists() and read_json(path) != list(recipe.all_arms):
                 path.unlink()  # an arm was added since; those that are finished are not trained again
-        tasks = Tasks(paths=paths, make=partial(_make_seed, used, directory))
-        run_tasks(tasks, "seeds", workers=min(recipe.workers, len(paths)), report=report)
+        make_files(
+            paths, partial(_make_seed, used, directory), "seeds", workers=recipe.workers, report=report
+        )
     return write_table(recipe, directory)
 
 
