@@ -199,6 +199,19 @@ def test_what_is_built_is_what_a_check_counts(place: Path) -> None:
 
 
 @torch.no_grad()
+def test_a_model_that_is_started_from_is_what_a_check_counts(place: Path, tmp_path: Path) -> None:
+    model = make_model()
+    layers, changes = len(model.decoder.layers), {"start": str(place / "start"), "encoder": None}
+    changes |= {"conformer": None, "shallow": None, "arms": ["unpruned"]}
+    whole = {"text_layers": 1, "blocks": 1, "whole_layers": 0, "lora_rank": 0}
+    result = estimate_memory(recipe(place, **changes, dual_scale={**whole, "decoder_layers": layers}))
+    [unpruned] = [one for one in result.trainings if one.name == "teacher"]
+    assert unpruned.translation == sum(p.numel() for p in model.parameters())
+    with pytest.raises(SprachbundError, match=f"{layers + 1} layers cannot be kept of {layers}"):
+        run(recipe(place, **changes, dual_scale={**whole, "decoder_layers": layers + 1}), tmp_path / "run")
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
 def test_a_new_decoder_leaves_all_else_as_it_is() -> None:
     old = make_model()
     shape = ConformerShape.model_validate({**DECODER, "label_smoothing": 0.2})

@@ -16,6 +16,7 @@ from sprachbund.audio.constants import FRAMES_PER_S
 from sprachbund.models.base import Memory
 from sprachbund.models.conformer import Conformer, ConformerConfig
 from sprachbund.models.drafts import parasite_states, run_decoder
+from sprachbund.models.io import load, locate
 from sprachbund.models.pruning import prune_decoder
 from sprachbund.models.teacher_forcing import DecoderBatch
 from sprachbund.nn.drafts import MedusaHeads
@@ -97,12 +98,12 @@ def estimate_memory(recipe: DualScaleRecipe) -> DualScaleEstimate:
         arms = {
             name: make_dual_scale(_shape(recipe), options) for name, options in recipe.trained_arms.items()
         }
-        small = prune_decoder(next(iter(arms.values())).base, recipe.draft_layers)
-        small.encoder.requires_grad_(False)
         plain = DualScaleOptions(text_layers=0, draft="none")
         trainings = [_training(TEACHER, DualScale(model, None, None, plain), recipe.teacher, recipe)]
         trainings += [_training(name, whole, recipe.training, recipe) for name, whole in arms.items()]
         if DRAFT_MODEL in recipe.arms:
+            small = prune_decoder(next(iter(arms.values())).base, recipe.draft_layers)
+            small.encoder.requires_grad_(False)
             whole = DualScale(small, None, None, plain)
             trainings.append(_training(DRAFT_MODEL, whole, recipe.drafting, recipe))
     named = f"Whisper {recipe.whisper}" if recipe.whisper else model.name
@@ -117,7 +118,13 @@ def estimate_memory(recipe: DualScaleRecipe) -> DualScaleEstimate:
 
 
 def _shape(recipe: DualScaleRecipe) -> Any:
-    """The recipe's model before it is pruned, without memory."""
+    """The recipe's model before it is pruned, without memory.
+
+    A published shape stands for the checkpoint of that shape, which need not be there.
+    """
+    if recipe.start is not None and recipe.whisper is None:
+        with torch.device("cpu"):
+            return load(locate(recipe.start)).to("meta")
     if recipe.whisper is not None or recipe.conformer is None:
         from sprachbund.models.whisper import PRESETS, Whisper
 

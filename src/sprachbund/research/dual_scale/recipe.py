@@ -148,8 +148,7 @@ def run(recipe: DualScaleRecipe, directory: Path, *, report: Report = print) -> 
             f"Whisper {recipe.whisper} is not trained from nothing: name the checkpoint, as in "
             f"--set start=openai/whisper-{recipe.whisper}"
         )
-    if recipe.start is None:  # layers and blocks that are not there are named before the teacher is trained
-        estimate_memory(recipe)
+    estimate_memory(recipe)  # names layers and blocks that are not there before the teacher is trained
     directory.mkdir(parents=True, exist_ok=True)
     # The teacher that all arms start from has the first seed.
     remember(directory, recipe, may_change=MAY_CHANGE, data=parts_of(recipe.data), first_stays=("seeds",))
