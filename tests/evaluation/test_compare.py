@@ -3,8 +3,18 @@ from dataclasses import replace
 import pytest
 
 from sprachbund.errors import SprachbundError
-from sprachbund.evaluation.compare import RunFile, System, claims, compare, parse_system, tables
+from sprachbund.evaluation.compare import (
+    ComparedFiles,
+    RunFile,
+    System,
+    claims,
+    compare,
+    compare_files,
+    parse_system,
+    tables,
+)
 from sprachbund.evaluation.lines import DecodingEvidence, LineWriter
+from sprachbund.util.options import OptionValueError
 from tests.evaluation.made import made_lines
 
 PAIRS = (("en", "de"), ("en", "fr"), ("fr", "de"))
@@ -120,6 +130,34 @@ def test_systems_are_read_from_files_behind_the_guard(good, tmp_path):
         SprachbundError, match=r"one is there twice .*; the runs .* are of different training seeds"
     ):
         parse_system(f"ours={tmp_path / 'one'},{tmp_path / 'two' / '..' / 'one'}")
+
+
+def test_a_task_is_compared_alone(tmp_path):
+    """The means are those of the lines that are left; both tasks together are named in a note."""
+    pairs = (("en", "de"), ("en", "en"), ("fr", "de"))
+    made = {"a": made_lines(40, 0.2, seed=1, pairs=pairs), "b": made_lines(40, 0.4, seed=2, pairs=pairs)}
+    for name, lines in made.items():
+        with LineWriter(tmp_path / name / "hypotheses.jsonl") as writer:
+            for line in lines:
+                writer.write(line)
+    folders = {name: [str(tmp_path / name)] for name in made}
+
+    def compared(task):
+        return compare_files(ComparedFiles(systems=folders, metrics=("chrF",), draws=50, task=task))
+
+    kept = {"translation": [("en", "de"), ("fr", "de")], "transcription": [("en", "en")]}
+    for task, wanted in kept.items():
+        own = {
+            name: [line for line in lines if (line.source, line.target) in wanted]
+            for name, lines in made.items()
+        }
+        alone = compare([system(name, lines) for name, lines in own.items()], ["chrF"], draws=50)
+        assert (list(compared(task).pairs), compared(task).means) == (wanted, alone.means)
+        assert "transcription" not in tables(compared(task))[0].note
+    assert tables(compared("all"))[0].note.endswith("; 1 of the 3 pairs are transcription, see --task")
+    (tmp_path / "texts").write_text("x\n")
+    with pytest.raises(OptionValueError, match="task is 'translation', and text files are of no known task"):
+        ComparedFiles(systems=folders, reference=str(tmp_path / "texts"), task="translation")
 
 
 def test_text_files_need_references(tmp_path):

@@ -17,14 +17,15 @@ from sprachbund.evaluation.lines import (
     Line,
     by_pair,
     in_chunks,
+    is_transcription,
     read_ids,
     read_lines,
     read_parallel,
 )
 from sprachbund.evaluation.manifest import MANIFEST_FILE, ManifestPart, read_manifest, validated, write_rows
 from sprachbund.evaluation.metrics import Counts, Metric, corpus_score, metric
-from sprachbund.evaluation.options import TEST_SEED, TESTS, CompareOptions, ScoreOptions, Test
-from sprachbund.evaluation.quality import pair_name
+from sprachbund.evaluation.options import TEST_SEED, TESTS, CompareOptions, ScoreOptions, Task, Test
+from sprachbund.evaluation.quality import TRANSCRIPTION, TRANSLATION, pair_name
 from sprachbund.evaluation.significance import (
     DRAWS,
     ComparedSystem,
@@ -82,7 +83,9 @@ def read_counts(
         done += len(some)
         progress(done)
     if not pairs:
-        raise SprachbundError("a run holds no hypotheses of speech to compare; evaluate it on a corpus")
+        raise SprachbundError(
+            "a run holds no hypotheses of speech to compare; evaluate it on a corpus, or compare another --task"
+        )
     return {pair: growing.whole() for pair, growing in sorted(pairs.items())}
 
 
@@ -192,6 +195,7 @@ class Comparison:
         draws: draws of every test by pair.
         mean_draws: draws of every comparison of means, which is always by bootstrap.
         seed: seed of the draws.
+        pairs: languages of speech and text that the means are over.
         num_lines: compared lines.
         num_units: what was drawn from for the means, `drawn_units`.
     """
@@ -204,6 +208,7 @@ class Comparison:
     draws: int
     mean_draws: int
     seed: int
+    pairs: Sequence[tuple[str, str]]
     num_lines: int
     num_units: int
 
@@ -241,16 +246,21 @@ class RunFile:
         path: folder of results, its file of hypotheses, or a file of texts.
         reference: references of a file of texts.
         language: BCP-47 tag of a file of texts; "" where it is not known.
+        task: task of the lines that are read.
     """
 
     path: Path
     reference: Path | None = None
     language: str = ""
+    task: Task = "all"
 
     def __iter__(self) -> Iterator[Line]:
         if self.path.is_dir() or self.path.suffix == ".jsonl":
             path = self.path / HYPOTHESES_FILE if self.path.is_dir() else self.path
-            yield from (line.behind_guard() for line in read_lines(path) if line.source)
+            for line in read_lines(path):
+                task = TRANSCRIPTION if line.is_transcript else TRANSLATION
+                if line.source and self.task in ("all", task):
+                    yield line.behind_guard()
         elif self.reference is not None:
             texts = zip(*read_parallel(self.path, self.reference), strict=True)
             for n, (h, r) in enumerate(texts, start=1):
@@ -326,6 +336,7 @@ def compare(
         draws=draws or DRAWS[test],
         mean_draws=mean_draws,
         seed=seed,
+        pairs=pairs,
         num_lines=sum(len(of_pair.keys) for of_pair in runs[0].values()),
         num_units=len(np.unique(np.concatenate(units))),
     )
@@ -365,6 +376,9 @@ def tables(comparison: Comparison) -> list[Table]:
     ]
     header = ["systems", "metric", "first", "second", "difference", "95% interval", "p"]
     note = f"bootstrap, {comparison.mean_draws} draws, seed {comparison.seed}"
+    transcribed = sum(is_transcription(*pair) for pair in comparison.pairs)
+    if 0 < transcribed < len(comparison.pairs):
+        note += f"; {transcribed} of the {len(comparison.pairs)} pairs are transcription, see --task"
     return [Table(title="means over pairs", header=header, rows=rows, note=note), *_pair_tables(comparison)]
 
 
@@ -544,7 +558,9 @@ def compare_files(options: ComparedFiles, **progress: Any) -> Comparison:
     """Compare systems on disk; arguments and errors as of `compare`."""
     reference = None if options.reference is None else Path(options.reference)
     systems = [
-        System(name=name, runs=[RunFile(Path(path), reference, options.language) for path in paths])
+        System(
+            name=name, runs=[RunFile(Path(path), reference, options.language, options.task) for path in paths]
+        )
         for name, paths in options.systems.items()
     ]
     return compare(

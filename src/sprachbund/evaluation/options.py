@@ -10,7 +10,7 @@ from sprachbund.decoding.options import DecodingOptions
 from sprachbund.engines.options import EngineChoice
 from sprachbund.errors import SprachbundError
 from sprachbund.util.devices import CPU, check_device_name
-from sprachbund.util.options import Option, Range, check, check_known
+from sprachbund.util.options import Option, OptionValueError, Range, check, check_known
 
 BATCH_SIZE, PER_KIND, SEED = 16, 12, 2024
 
@@ -88,6 +88,9 @@ TESTS: Mapping[str, Test] = {
 TEST_SEED = 12345  # sacrebleu's
 
 
+Task = Literal["all", "translation", "transcription"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class CompareOptions:
     """Options of a comparison of systems.
@@ -95,6 +98,8 @@ class CompareOptions:
     Attributes:
         reference: references of text files.
         language: language of text files; decides BLEU's words and case.
+        task: translation or transcription compares the pairs of that task alone; all takes both. Text files are of no
+            task that is known.
         metrics: some of chrF, chrF++, BLEU, TER, WER, CER, exact; chrF and BLEU if not given.
         test: bootstrap or randomization, in short bs or ar.
         draws: samples drawn; those of the test if not given.
@@ -103,6 +108,7 @@ class CompareOptions:
 
     reference: Annotated[str | None, Option("--reference", metavar="FILE")] = None
     language: Annotated[str, Option("--language", metavar="LANG")] = ""
+    task: Annotated[Task, Option("--task", metavar="TASK")] = "all"
     metrics: Annotated[tuple[str, ...], Option("--metrics", metavar="NAME,…")] = ("chrF", "BLEU")
     test: Annotated[Literal["bootstrap", "randomization", "bs", "ar"], Option("--test", metavar="NAME")] = (
         "bootstrap"
@@ -112,6 +118,10 @@ class CompareOptions:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.reference is not None and self.task != "all":
+            raise OptionValueError(
+                "task", self.task, "leave it out", reason="and text files are of no known task"
+            )
         object.__setattr__(self, "test", TESTS[self.test])  # so that manifests have one name for it
 
 

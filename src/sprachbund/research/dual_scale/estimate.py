@@ -124,14 +124,15 @@ def _shape(recipe: DualScaleRecipe) -> Any:
     """
     if recipe.start is not None and recipe.whisper is None:
         with torch.device("cpu"):
-            return load(locate(recipe.start)).to("meta")
+            model: Any = load(locate(recipe.start))
+        return model.to("meta")
     if recipe.whisper is not None or recipe.conformer is None:
         from sprachbund.models.whisper import PRESETS, Whisper
 
         size = recipe.model.vocabulary_size + len(recipe.languages) + _SPECIAL_TOKENS
-        model = Whisper.shape(PRESETS[recipe.whisper] if recipe.whisper else recipe.model.config(size))
-        model.real_length = bool(recipe.fine_tuning.real_length)
-        return model
+        whisper = Whisper.shape(PRESETS[recipe.whisper] if recipe.whisper else recipe.model.config(size))
+        whisper.real_length = bool(recipe.fine_tuning.real_length)
+        return whisper
     if recipe.encoder is not None:
         with torch.device("cpu"):
             return on_encoder(recipe.encoder, recipe.conformer).to("meta")  # their tokenizers have sizes

@@ -3,8 +3,7 @@
 The base of a draft is the same model without one. Of a system without a draft, it is the main arm's model without one.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -14,7 +13,6 @@ import numpy as np
 from sprachbund.decoding.options import NONE
 from sprachbund.evaluation.compare import RunFile
 from sprachbund.evaluation.compare import System as Scored
-from sprachbund.evaluation.lines import Line
 from sprachbund.evaluation.options import TEST_SEED
 from sprachbund.evaluation.significance import DRAWS, bootstrap_weights, over_seeds, percentiles
 from sprachbund.models.io import load
@@ -35,16 +33,6 @@ from sprachbund.util.files import atomic_path, read_object
 from sprachbund.util.plotting import ACCENT, INK, MUTED, new_figure, plain_axes
 
 METRIC = "chrF"
-
-
-@dataclass(frozen=True)
-class _Translated:
-    """The lines of a run that are no transcription: not every arm is trained on that."""
-
-    run: RunFile
-
-    def __iter__(self) -> Iterator[Line]:
-        return (line for line in self.run if line.source != line.target)
 
 
 def write_table(recipe: DualScaleRecipe, directory: Path) -> Path:
@@ -86,10 +74,12 @@ def _quality(systems: Sequence[TimedSystem]) -> dict[str, dict[str, Any]]:
     What drafts exactly on the pruned model writes the same and is not compared. Of several seeds the intervals are over
     these too; the p-values are those of the difference from the pruned model.
     """
-    runs: dict[str, list[_Translated]] = {}
+    runs: dict[str, list[RunFile]] = {}
     for system in systems:
         if system.base != BASE or system.accept != "exact" or system.draft == NONE:
-            runs.setdefault(system.name, []).append(_Translated(RunFile(system.model.parent / system.scores)))
+            scores = system.model.parent / system.scores
+            # Not every arm is trained on transcription.
+            runs.setdefault(system.name, []).append(RunFile(scores, task="translation"))
     names = [BASE, *(name for name in runs if name != BASE)]
     scored = {name: Scored(name=name, runs=runs[name]) for name in names}
     pruned = compare_arms([scored[name] for name in names], [METRIC]).cells
