@@ -324,7 +324,7 @@ def test_what_takes_no_hot_words_says_so(tmp_path: Any) -> None:
         search(family, random_memory([4]), [[TARGET]], DecodingOptions(hot_words=("a",)))
     with pytest.raises(SprachbundError, match="tiny cannot spell words, so it takes no hot words"):
         search(TinyFamily(), random_memory([4]), [[TARGET]], DecodingOptions(hot_words=("a",)))
-    with pytest.raises(SprachbundError, match="hot_words is 'a'; give a tuple of words"):
+    with pytest.raises(SprachbundError, match="hot_words is 'a'; give a tuple, such as"):
         DecodingOptions(hot_words="a")  # type: ignore[arg-type]
     live = LiveEngine(FAMILIES["streaming transducer"](tmp_path / "live"), DecodingOptions(hot_words=("a",)))
     with pytest.raises(SprachbundError, match="writes while somebody speaks, and takes no hot words then"):

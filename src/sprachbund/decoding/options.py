@@ -201,12 +201,8 @@ class DecodingOptions:
             )
         if self.glossary:
             read_glossary(self.glossary)
-        if isinstance(self.hot_words, str) or not all(word.strip() for word in self.hot_words or ()):
+        if not all(word.strip() for word in self.hot_words or ()):
             raise OptionValueError("hot_words", self.hot_words, "give a tuple of words, none of them empty")
-        if isinstance(self.allowed_languages, str):
-            raise OptionValueError(
-                "allowed_languages", self.allowed_languages, "give a tuple of language tags"
-            )
         if self.allowed_languages is not None and not self.allowed_languages:
             raise OptionValueError(
                 "allowed_languages", (), "name at least one language, or pass None for all"

@@ -305,7 +305,7 @@ def _advice(one: Declared, value: Any) -> str:
     if one.is_nested:
         return f"give {one.type.__name__}"
     if get_origin(one.type) is tuple:
-        return "give a list"
+        return f"give a tuple, such as ({value!r},)" if isinstance(value, str) else "give a tuple"
     if one.range is None:
         return f"give {_SIMPLE[one.type][1]}" if one.type in _SIMPLE else "leave it out, or give a value"
     is_fraction = one.type is int and isinstance(value, Real) and not isinstance(value, Integral)
