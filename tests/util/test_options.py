@@ -36,6 +36,7 @@ class Simple:
     spoken: bool = True
     name: str = ""
     names: tuple[str, ...] = ()
+    shares: Annotated[tuple[float, ...], Range(0, 1)] = ()
     how: Literal["this", "that"] = "this"
     prompt: str | None = None
     path: Path = Path()
@@ -102,6 +103,7 @@ def test_values_outside_are_named_with_what_to_give() -> None:
         ({"name": 3}, "name is 3; give a text"),
         ({"names": None}, "names is None; give a tuple"),
         ({"names": "de"}, "names is 'de'; give a tuple, such as ('de',)"),
+        ({"shares": (0.5, 2.0)}, "shares is 2.0; give 0 to 1"),
         ({"path": None}, "path is None; leave it out, or give a value"),
         ({"inner": 3}, "inner is 3; give Inner"),
         ({"how": None}, "how is None; choose one of this, that"),

@@ -302,14 +302,14 @@ def _advice(one: Declared, value: Any) -> str:
     """What to give in place of a value that a field does not allow."""
     if one.choices:
         return f"choose one of {', '.join(map(str, one.choices))}"
+    if one.range is not None:
+        is_fraction = one.type is int and isinstance(value, Real) and not isinstance(value, Integral)
+        return f"give {'a whole number, ' if is_fraction else ''}{one.range}"
     if one.is_nested:
         return f"give {one.type.__name__}"
     if get_origin(one.type) is tuple:
         return f"give a tuple, such as ({value!r},)" if isinstance(value, str) else "give a tuple"
-    if one.range is None:
-        return f"give {_SIMPLE[one.type][1]}" if one.type in _SIMPLE else "leave it out, or give a value"
-    is_fraction = one.type is int and isinstance(value, Real) and not isinstance(value, Integral)
-    return f"give {'a whole number, ' if is_fraction else ''}{one.range}"
+    return f"give {_SIMPLE[one.type][1]}" if one.type in _SIMPLE else "leave it out, or give a value"
 
 
 def _lies_in(value: Any, allowed: Range) -> bool:
