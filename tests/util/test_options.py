@@ -100,14 +100,14 @@ def test_values_outside_are_named_with_what_to_give() -> None:
         ({"share": True}, "share is True; give a number"),
         ({"spoken": "yes"}, "spoken is 'yes'; give True or False"),
         ({"spoken": 1}, "spoken is 1; give True or False"),
-        ({"name": 3}, "name is 3; give a text"),
+        ({"name": 3}, "name is 3; give a string"),
         ({"names": None}, "names is None; give a tuple"),
         ({"names": "de"}, "names is 'de'; give a tuple, such as ('de',)"),
         ({"shares": (0.5, 2.0)}, "shares is 2.0; give 0 to 1"),
         ({"path": None}, "path is None; leave it out, or give a value"),
         ({"inner": 3}, "inner is 3; give Inner"),
         ({"how": None}, "how is None; choose one of this, that"),
-        ({"prompt": 3}, "prompt is 3; give a text"),
+        ({"prompt": 3}, "prompt is 3; give a string"),
     ],
 )
 def test_values_of_another_type_are_named_with_what_to_give(values: dict[str, object], message: str) -> None:

@@ -32,6 +32,7 @@ from sprachbund.evaluation.quality import (
     Score,
     pair_name,
     switching,
+    task_of,
 )
 from sprachbund.evaluation.router import RouteCounts
 from sprachbund.text.languages import writes_spaces
@@ -122,7 +123,7 @@ class SwitchTally:
 
     def add(self, line: Line, wrong_language: bool | None) -> None:
         """Add a line of speech, and whether its output counts as in the wrong language."""
-        task = TRANSCRIPTION if line.is_transcript else TRANSLATION
+        task = task_of(line.source, line.target)
         if task == TRANSLATION:
             self._wrong[switching(line), wrong_language] += 1
         for member in (switching(line), ALL, *([pair_name(line.pair)] if line.switched else [])):

@@ -25,7 +25,7 @@ from sprachbund.evaluation.lines import (
 from sprachbund.evaluation.manifest import MANIFEST_FILE, ManifestPart, read_manifest, validated, write_rows
 from sprachbund.evaluation.metrics import Counts, Metric, corpus_score, metric
 from sprachbund.evaluation.options import TEST_SEED, TESTS, CompareOptions, ScoreOptions, Task, Test
-from sprachbund.evaluation.quality import TRANSCRIPTION, TRANSLATION, pair_name
+from sprachbund.evaluation.quality import pair_name, task_of
 from sprachbund.evaluation.significance import (
     DRAWS,
     ComparedSystem,
@@ -258,8 +258,7 @@ class RunFile:
         if self.path.is_dir() or self.path.suffix == ".jsonl":
             path = self.path / HYPOTHESES_FILE if self.path.is_dir() else self.path
             for line in read_lines(path):
-                task = TRANSCRIPTION if line.is_transcript else TRANSLATION
-                if line.source and self.task in ("all", task):
+                if line.source and self.task in ("all", task_of(line.source, line.target)):
                     yield line.behind_guard()
         elif self.reference is not None:
             texts = zip(*read_parallel(self.path, self.reference), strict=True)

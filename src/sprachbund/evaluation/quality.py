@@ -25,6 +25,16 @@ ALL = "all"
 SWITCHING, CODE_SWITCHED, MONOLINGUAL = "switching", "code-switched", "monolingual"
 
 
+def task_of(source: str, target: str) -> str:
+    """The task of a pair: "translation" or "transcription".
+
+    Args:
+        source: BCP-47 tag of the speech.
+        target: BCP-47 tag of the text.
+    """
+    return TRANSCRIPTION if is_transcription(source, target) else TRANSLATION
+
+
 def switching(line: Line) -> str:
     """Member of the grouping "switching"; what no corpus calls code-switched is monolingual."""
     return CODE_SWITCHED if line.switched else MONOLINGUAL
@@ -124,7 +134,7 @@ class _PairSums:
 
     def __init__(self, pair: tuple[str, str], names: Sequence[str] | None) -> None:
         self.pair = pair
-        self.task = TRANSCRIPTION if is_transcription(*pair) else TRANSLATION
+        self.task = task_of(*pair)
         default = (*QUALITY, *ERROR_RATES) if self.task == TRANSCRIPTION else QUALITY
         self.metrics = [metric(name, pair[1]) for name in (default if names is None else names)]
         self._sums: dict[tuple[str, str], list[NDArray[np.float64]]] = {}

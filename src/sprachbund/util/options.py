@@ -280,7 +280,7 @@ _SIMPLE: Mapping[Any, tuple[type[Any], str]] = {
     bool: (bool, "True or False"),
     int: (Integral, "a whole number"),
     float: (Real, "a number"),
-    str: (str, "a text"),
+    str: (str, "a string"),
 }
 
 
@@ -288,14 +288,12 @@ def _is_of_type(one: Declared, value: Any) -> bool:
     """Whether a value is of the field's type. Values of other types than these are left to what uses them."""
     if value is None:
         return one.may_be_none
-    if one.is_nested:
-        return isinstance(value, one.type)
+    if one.type in _SIMPLE:
+        # True and False are whole numbers to Python, and not to people.
+        return isinstance(value, _SIMPLE[one.type][0]) and isinstance(value, bool) == (one.type is bool)
     if get_origin(one.type) is tuple:
         return not isinstance(value, str)  # "de" would be the languages "d" and "e"
-    if one.type not in _SIMPLE:
-        return True
-    # True and False are whole numbers to Python, and not to people.
-    return isinstance(value, _SIMPLE[one.type][0]) and isinstance(value, bool) == (one.type is bool)
+    return not one.is_nested or isinstance(value, one.type)
 
 
 def _advice(one: Declared, value: Any) -> str:
