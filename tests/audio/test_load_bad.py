@@ -138,9 +138,27 @@ def test_start_after_the_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("start_s", "duration_s", "message"),
+    [
+        (-1.0, None, "start_s is -1.0; give a second of the audio, from 0 on"),
+        (np.nan, None, "start_s is nan"),
+        (0.0, -1.0, "duration_s is -1.0; give a number above 0, or None for all of it"),
+        (0.0, 0.0, "duration_s is 0.0"),
+        (0.0, np.inf, "duration_s is inf"),
+    ],
+)
+def test_times_that_audio_cannot_have(
+    start_s: float, duration_s: float | None, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SprachbundError, match=message):
+        load(write(tmp_path / "a.wav"), start_s, duration_s)
+
+
+@pytest.mark.parametrize(
     ("samples", "rate", "message"),
     [
         (np.zeros(9), None, "sample_rate"),
+        (np.ones(1), 48_000, "lasts 21 µs, less than a sample at 16 kHz"),
         (np.zeros((2, 16_000)), 16_000, r"\(2, 16000\)"),
         (np.zeros(0), 16_000, "no audio samples"),
         (np.zeros(9, complex), 16_000, "complex"),

@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 from itertools import pairwise
 
@@ -70,7 +71,16 @@ def test_long_speech_splits_where_it_is_least_probable() -> None:
     probabilities = windows((0.9, 100))
     probabilities[[10, 31, 38]] = [0.36, 0.5, 0.6]  # 10 is lower but in the first half
     options = replace(PLAIN, max_span_s=40 * VAD_WINDOW_S)
-    assert_edges(speech_spans(probabilities, options), [(0, 31), (31, 71), (71, 100)])
+    assert_edges(speech_spans(probabilities, options), [(0, 31), (31, 70), (70, 100)])
+
+
+def test_what_a_split_leaves_is_no_shorter_than_speech_is() -> None:
+    """The audio may end there, within the last window of its last 1 sample."""
+    options = SpanOptions(padding_s=0.0, min_speech_s=5 * VAD_WINDOW_S, max_span_s=40 * VAD_WINDOW_S)
+    probabilities = windows((0.9, 40), (0.6, 1))
+    spans = speech_spans(probabilities, options, num_samples=40 * VAD_WINDOW + 1)
+    assert [round(span.start_s / VAD_WINDOW_S) for span in spans] == [0, 36]
+    assert spans[-1].end_s == (40 * VAD_WINDOW + 1) / SAMPLE_RATE
 
 
 def test_a_split_before_a_pause_leaves_no_empty_span() -> None:
@@ -193,7 +203,7 @@ CUTS = st.dictionaries(st.integers(0, 400), st.integers(0, 60))
 def test_a_cut_moves_the_begin_of_a_span_and_nothing_else(
     probabilities: NDArray[np.float32], options: SpanOptions, cuts: dict[int, int]
 ) -> None:
-    options = replace(options, max_span_s=1e6)  # as in live text frame by frame, where nothing is split
+    options = replace(options, max_span_s=86_400.0)  # as in live text frame by frame, where nothing is split
     finder, closed, begins = SpanFinder(options), list[tuple[Span, int]](), 0
     for index, probability in enumerate(probabilities.tolist()):
         if (span := finder.push(probability)) is not None:
@@ -218,7 +228,7 @@ def test_a_cut_moves_the_begin_of_a_span_and_nothing_else(
 
 
 def test_what_is_cut_off_is_forgotten_although_nothing_behind_it_is_surely_speech() -> None:
-    finder, kept = SpanFinder(replace(PLAIN, max_span_s=1e6)), 10
+    finder, kept = SpanFinder(replace(PLAIN, max_span_s=86_400.0)), 10
     for probability in [0.9] * 5 + [0.4] * 2000:
         assert finder.push(probability) is None
         finder.cut(finder.heard_s - (kept + 0.5) * VAD_WINDOW_S)
@@ -233,8 +243,12 @@ def test_what_is_cut_off_is_forgotten_although_nothing_behind_it_is_surely_speec
     ("wrong", "seen"),
     [
         ({"threshold": 0.3}, "0.3"),
-        ({"release": 0.0}, "release=0.0"),
+        ({"release": 0.0}, "release is 0.0; give a number above 0, up to 1"),
         ({"padding_s": 0.3}, "padding_s=0.3"),
+        ({"padding_s": math.nan}, "padding_s is nan; give 0 to 3600"),
+        ({"min_silence_s": math.inf}, "min_silence_s is inf"),
+        ({"max_span_s": math.inf}, "max_span_s is inf; give a number above 0, up to 86400"),
+        ({"max_span_s": "20"}, "max_span_s is '20'"),
         ({"min_speech_s": -1.0}, "-1.0"),
         ({"max_span_s": 0.5}, "max_span_s=0.5"),
     ],

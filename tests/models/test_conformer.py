@@ -44,6 +44,18 @@ def test_an_utterance_is_the_same_alone_and_in_a_batch(model, sounds):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("num_samples", [1, 159, 160])
+def test_sound_shorter_than_a_frame_is_one(num_samples, model, sounds):
+    short = sounds[0][:num_samples]
+    states = model.encode(model.features([short])).states
+    filled = np.pad(short, (0, 160 - num_samples))
+    torch.testing.assert_close(states, model.encode(model.features([filled])).states)
+    torch.testing.assert_close(
+        states, model.encode(model.features([short, sounds[1]])).states[:1, :1], atol=1e-5, rtol=1e-4
+    )
+
+
+@torch.no_grad()
 def test_steps_equal_the_whole_row(model, sounds):
     memory = model.encode(model.features(sounds))
     tokens = torch.randint(3, len(model.tokenizer), (6, 7))

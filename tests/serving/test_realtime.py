@@ -403,6 +403,7 @@ def _turns(**values) -> dict:
         ('{"type": "input_audio_buffer.append", "audio": "some words"}', "invalid_value", "audio", "no base64"),
         ('{"type": "input_audio_buffer.append", "audio": 1}', "invalid_value", "audio", "string"),
         ('{"type": "input_audio_buffer.commit", "colour": 1}', "invalid_value", "colour", "colour"),
+        ('{"type": "session.update", "session": null}', "invalid_value", "session", "session is None; it should be"),
         ({"type": "realtime"}, "invalid_value", "session.type", "'transcription'"),
         ({"colour": "red"}, "invalid_value", "session.colour", "colour"),
         ({"audio": {"input": {"noise_reduction": {"type": "near_field"}}}}, "invalid_value", None, "is not offered"),
@@ -662,9 +663,15 @@ def test_an_event_with_half_a_character_is_refused_and_the_session_goes_on(runni
 
 
 def test_padding_may_not_reach_into_the_next_stretch():
-    """OpenAI's defaults would; the session says what holds."""
+    """OpenAI's defaults would; the session says what holds, and a longer pause gives the padding back."""
     vad = ServerVad(prefix_padding_ms=300, silence_duration_ms=500)
-    assert (vad.prefix_padding_ms, vad.spans.padding_s, vad.spans.min_silence_s) == (250, 0.25, 0.5)
+    assert (vad.used.prefix_padding_ms, vad.spans.padding_s, vad.spans.min_silence_s) == (250, 0.25, 0.5)
+    session = Session()
+    for pause_ms, padding_ms in ((100, 50), (800, 200)):
+        session = updated(
+            session, {"audio": {"input": {"turn_detection": {"silence_duration_ms": pause_ms}}}}
+        )
+        assert session.audio.input.turn_detection.used.prefix_padding_ms == padding_ms
     assert ServerVad().spans == SpanOptions()
     off = updated(Session(), {"audio": {"input": {"turn_detection": None}}})
     assert off.audio.input.turn_detection is None

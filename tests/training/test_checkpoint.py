@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint import state_dict_saver
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from sprachbund.compression.distillation import Distillation
+from sprachbund.compression.options import DistillationOptions
 from sprachbund.errors import SprachbundError
 from sprachbund.training import checkpoint
 from sprachbund.training.checkpoint import (
@@ -26,6 +28,7 @@ from sprachbund.training.checkpoint import (
     load_resume,
     save_resume,
 )
+from sprachbund.training.draft import DraftOptions, DraftTraining, make_network
 from sprachbund.training.loop import train
 from sprachbund.training.lora import add_lora, merge_lora
 from sprachbund.training.optimizers import freeze_others, make_optimizers
@@ -258,6 +261,12 @@ def test_a_run_goes_on_with_the_corpora_that_it_was_begun_with(tmp_path: Path) -
         claim_folder(run, recipe, data=data)
     claim_folder(run, recipe, data=data, accept_changes=True)
     claim_folder(run, recipe, data=data)
+    pairs = tmp_path / "pairs.tsv"
+    pairs.write_text("a\tb\n")
+    claim_folder(run, recipe, data=[*data, pairs])  # as in the folder of an earlier version
+    pairs.write_text("a\tc\n")
+    with pytest.raises(SprachbundError, match=r"run was begun with another \S+pairs\.tsv \(SHA-256 "):
+        claim_folder(run, recipe, data=[*data, pairs])
     (run / "data.json").unlink()  # as in the folder of an earlier version
     claim_folder(run, recipe, data=data)
 
@@ -388,6 +397,33 @@ def test_a_run_refuses_other_frozen_weights(root: Path, tmp_path: Path) -> None:
     model.get_parameter("encoder.layers.0.attention.value.weight").data[0] += 1e-6
     with pytest.raises(SprachbundError, match=r"not trained are not those that the run in .* began with"):
         train(model, made.make_training_data(root / "data"), made.options(4), tmp_path, report=lambda _: None)
+
+
+@pytest.mark.parametrize("kind", ["draft", "distillation"])
+def test_a_run_refuses_another_model_to_learn_from(kind: str, root: Path, tmp_path: Path) -> None:
+    def run(change: float, stop_after: int | None = None) -> list[str]:
+        teacher, lines = made.make_model(), list[str]()
+        teacher.get_parameter("decoder.layers.0.self_attention.value.weight").data[0] += change
+        options = DraftOptions(blocks=1)
+        learner = (
+            DraftTraining(teacher, make_network(teacher, options), options)
+            if kind == "draft"
+            else Distillation(made.make_model(), teacher, DistillationOptions())
+        )
+        data = made.make_training_data(root / "data")
+        train(learner, data, made.options(4), tmp_path, report=lines.append, stop_after=stop_after)
+        return lines
+
+    run(0.0, 2)
+    with pytest.raises(
+        SprachbundError, match=r"of the model that is learned from are not those that the run in"
+    ):
+        run(1e-6)
+    state = torch.load(tmp_path / RESUME_FILE)
+    assert len(state.pop("learned_from")) == 64
+    assert any("resumed at step 2" in line for line in run(0.0, 3))
+    torch.save(state, tmp_path / RESUME_FILE)  # as an earlier version wrote it
+    assert any("resumed at step 2" in line for line in run(1e-6))
 
 
 def moved(model: torch.nn.Module) -> torch.Tensor:

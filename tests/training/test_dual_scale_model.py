@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointWrapper
 
 from sprachbund.data.batch import Batch
 from sprachbund.data.batching import BatchingOptions
@@ -17,7 +18,7 @@ from sprachbund.models.whisper.extension import set_prompt
 from sprachbund.models.whisper.model import WhisperExamples
 from sprachbund.nn.drafts import MedusaHeads
 from sprachbund.training.dual_scale import DualScale, DualScaleOptions, Gate, make_dual_scale
-from sprachbund.training.memory import recompute_layers
+from sprachbund.training.memory import keep_layers, layers_of, recompute_layers
 from tests.training.made import make_corpus, make_model, make_training_data
 from tests.training.owned import make_tones, make_whisper
 
@@ -210,6 +211,8 @@ def test_layers_that_are_run_again_give_the_same_gradients(folder: Path, batch: 
         whole = make(folder, gate=False)
         if again:
             recompute_layers(whole)
+            assert len(layers_of(whole)) > len(whole.base.encoder.layers) + len(whole.base.decoder.layers)
+            assert all(isinstance(layer, CheckpointWrapper) for layer in layers_of(whole))
         whole.loss(batch).total.backward()
         grads.append(
             {n.replace(_WRAPPED, ""): p.grad for n, p in whole.named_parameters() if p.grad is not None}
@@ -217,6 +220,8 @@ def test_layers_that_are_run_again_give_the_same_gradients(folder: Path, batch: 
     assert grads[0].keys() == grads[1].keys()
     for name, grad in grads[0].items():
         torch.testing.assert_close(grads[1][name], grad, atol=1e-5, rtol=1e-4)
+    keep_layers(whole)
+    assert not any(isinstance(module, CheckpointWrapper) for module in whole.modules())
 
 
 def test_what_a_decoder_keeps_is_what_its_cache_holds(folder: Path, batch: Batch) -> None:

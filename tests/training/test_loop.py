@@ -19,7 +19,7 @@ from sprachbund.data import loading
 from sprachbund.data.batching import BatchingOptions
 from sprachbund.data.loading import batches
 from sprachbund.errors import SprachbundError
-from sprachbund.training.checkpoint import BestCheckpoints, holds_checkpoint, load_resume
+from sprachbund.training.checkpoint import RESUME_FILE, BestCheckpoints, holds_checkpoint, load_resume
 from sprachbund.training.loop import Convergence, train
 from sprachbund.training.options import TrainingOptions
 from tests.training import made
@@ -90,6 +90,48 @@ def test_killed_run_ends_with_the_same_bits(corpus, tmp_path):
     assert 5 <= state["step"] <= 15
     first, second = (made.train_made(folder, steps, dropout, quiet) for folder in (unbroken, broken))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("named_as_before", [False, True])
+def test_a_run_with_recomputed_layers_goes_on_to_the_same_bits(corpus, tmp_path, optimizer, named_as_before):
+    def run(name, stop_after=None):
+        data, options = (
+            made.make_training_data(corpus / "data"),
+            made.options(6, recompute=True, optimizer=optimizer),
+        )
+        model = train(
+            made.make_model(0.1), data, options, tmp_path / name, report=quiet, stop_after=stop_after
+        )
+        return {name: value.clone() for name, value in model.state_dict().items()}
+
+    whole, _ = run("whole"), run("half", 3)
+    path = tmp_path / "half" / RESUME_FILE
+    state = torch.load(path)
+    names = [name for one in state["optimizers"] for name in one["names"]]
+    assert set(names) <= whole.keys()
+    if named_as_before:  # files of earlier versions
+        for one in state["optimizers"]:
+            one["names"] = [
+                re.sub(r"(layers\.\d+)\.", r"\1._checkpoint_wrapped_module.", n) for n in one["names"]
+            ]
+        torch.save(state, path)
+    halves = run("half")
+    assert all(torch.equal(halves[name], value) for name, value in whole.items())
+
+
+def test_moments_of_other_parameters_are_not_taken(corpus, tmp_path):
+    def run(stop_after=None):
+        data = made.make_training_data(corpus / "data")
+        train(made.make_model(), data, made.options(4), tmp_path, report=quiet, stop_after=stop_after)
+
+    run(2)
+    state = torch.load(tmp_path / RESUME_FILE)
+    first = state["optimizers"][0]["names"][0]
+    state["optimizers"][0]["names"][0] = "nothing"
+    torch.save(state, tmp_path / RESUME_FILE)
+    with pytest.raises(SprachbundError, match=rf"no moments of {re.escape(first)}.*delete it to start anew"):
+        run()
 
 
 @pytest.mark.slow

@@ -5,12 +5,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sprachbund.cli.models import describe
+from sprachbund.data.loading import Corpus, ExampleOptions, PieceExamples
+from sprachbund.data.manifest import Manifest, ManifestWriter
 from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
 from sprachbund.models.conformer import Conformer
+from sprachbund.training.data_checks import check_corpus
 from sprachbund.training.recipe import TranslatorRecipe
 from sprachbund.training.translator import run
 from tests.training import made
@@ -126,3 +130,23 @@ def test_languages_without_data_are_named_and_are_not_on_the_card(data: Path, tm
     whole = Card.read(tmp_path / "whole" / "model")
     assert whole is not None
     assert whole.taught_pairs == {(source, target) for source in ("en", "de") for target in ("en", "de")}
+
+
+def test_the_order_of_corpora_with_and_without_texts_does_not_matter(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sprachbund.training.data_checks._TRIED", 3)
+    with ManifestWriter(tmp_path / "noise") as writer:
+        for number in range(4):
+            writer.add(
+                np.full(1600, 0.01, np.float32), text="", language="", speaker="", utterance_id=f"{number}"
+            )
+    model = made.make_model()
+    examples = PieceExamples(model.tokenizer, model.transcript_tokenizer, made.LANGUAGES)
+    noise, speech = (Manifest(path) for path in (tmp_path / "noise", data))
+    for order in ((noise, speech), (speech, noise)):
+        check_corpus(
+            Corpus([(one, 1.0) for one in order], examples, ExampleOptions()), 20.0, lambda line: None
+        )
+    with pytest.raises(SprachbundError, match="none of 6 utterances, the first of each corpus, has a text"):
+        check_corpus(Corpus([(noise, 1.0)] * 2, examples, ExampleOptions()), 20.0, lambda line: None)

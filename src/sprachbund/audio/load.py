@@ -211,8 +211,12 @@ def load(
         intact: refuse sound that is cut off, or has damage before its end, rather than give what is there.
 
     Raises:
-        SprachbundError: as ``open_audio`` and ``AudioSource.blocks``.
+        SprachbundError: as ``open_audio`` and ``AudioSource.blocks``; a time that audio cannot have.
     """
+    if not 0 <= start_s < math.inf:
+        raise SprachbundError(f"start_s is {start_s}; give a second of the audio, from 0 on")
+    if duration_s is not None and not 0 < duration_s < math.inf:
+        raise SprachbundError(f"duration_s is {duration_s}; give a number above 0, or None for all of it")
     audio = open_audio(source, sample_rate)
     blocks = audio.blocks(start_s=start_s)
     if duration_s is None:
@@ -441,4 +445,8 @@ def _nothing(name: str, start_s: float, duration_s: float | None) -> str:
     if start_s > 0:
         length = "" if duration_s is None else f" (it lasts {duration_s:.2f} s)"
         return f"{name} has no audio after {start_s:.2f} s{length}; start earlier"
+    if duration_s is not None and 0 < duration_s < 1 / SAMPLE_RATE:
+        return (
+            f"{name} lasts {1e6 * duration_s:.0f} µs, less than a sample at 16 kHz; record or copy it again"
+        )
     return f"{name} holds no audio samples (0 s); record or copy it again"

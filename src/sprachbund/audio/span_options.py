@@ -2,11 +2,14 @@
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 from sprachbund.audio.constants import SAMPLE_RATE, VAD_WINDOW, VAD_WINDOW_S
 from sprachbund.errors import SprachbundError
+from sprachbund.util.options import Range, check
 
 _MIN_SPLIT_WINDOWS = 4  # below this a maximum length leaves no choice of where to split
+_HOUR_S, _DAY_S = 3600.0, 86_400.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,25 +26,26 @@ class SpanOptions:
         max_span_s: longest span; longer speech is split at its least probable window in the second half of this time.
 
     Raises:
-        SprachbundError: values that contradict each other.
+        SprachbundError: a value out of its range, or values that contradict each other.
     """
 
-    threshold: float = 0.5
-    release: float = 0.35
-    min_speech_s: float = 0.15
-    min_silence_s: float = 0.4
-    padding_s: float = 0.2
-    max_span_s: float = 28.0
+    threshold: Annotated[float, Range(0.0, 1.0, above=True)] = 0.5
+    release: Annotated[float, Range(0.0, 1.0, above=True)] = 0.35
+    min_speech_s: Annotated[float, Range(0.0, _HOUR_S)] = 0.15
+    min_silence_s: Annotated[float, Range(0.0, _HOUR_S)] = 0.4
+    padding_s: Annotated[float, Range(0.0, _HOUR_S)] = 0.2
+    max_span_s: Annotated[float, Range(0.0, _DAY_S, above=True)] = 28.0
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.release <= self.threshold <= 1.0:
+        check(self)
+        if self.release > self.threshold:
             raise SprachbundError(
-                f"threshold={self.threshold} and release={self.release}: need 0 < release <= threshold <= 1"
+                f"threshold={self.threshold} and release={self.release}: release may not be above threshold"
             )
-        if min(self.min_speech_s, self.padding_s) < 0 or 2 * self.padding_s > self.min_silence_s:
+        if 2 * self.padding_s > self.min_silence_s:
             raise SprachbundError(
-                f"padding_s={self.padding_s}, min_silence_s={self.min_silence_s}, "
-                f"min_speech_s={self.min_speech_s}: none may be negative, padding at most half the silence"
+                f"padding_s={self.padding_s} and min_silence_s={self.min_silence_s}: "
+                "padding may be at most half the silence"
             )
         if self.max_windows < _MIN_SPLIT_WINDOWS:
             least_s = 2 * self.padding_s + _MIN_SPLIT_WINDOWS * VAD_WINDOW_S

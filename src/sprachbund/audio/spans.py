@@ -214,10 +214,13 @@ class SpanFinder:
         return self._span(voiced, padding_after=self._options.padding)
 
     def _split(self) -> Span:
-        """Close the first part at the least probable window, the last of equals, and keep the rest open."""
+        """Close the first part at the least probable window, the last of equals, and keep the rest open.
+
+        The rest has `min_speech_windows` if half of the first part allows it: the audio may end with it.
+        """
         first = max(1, self._options.max_windows // 2)
-        candidates = self._heard[first:]
-        cut = len(self._heard) - 1 - int(np.argmin(candidates[::-1]))
+        last = max(first, len(self._heard) - self._options.min_speech_windows)
+        cut = last - int(np.argmin(self._heard[first : last + 1][::-1]))
         span = self._span(self._heard[:cut], padding_after=0)
         self._heard, self._start, self._joined = self._heard[cut:], self._start + cut, True
         self._sure = max(self._heard) >= self._options.threshold

@@ -85,6 +85,11 @@ class Distillation(nn.Module):
         """The frozen teacher."""
         return self._teacher[0]
 
+    @property
+    def learns_from(self) -> Sequence[nn.Module]:
+        """The frozen teacher, from which the student learns."""
+        return self._teacher
+
     def loss(self, batch: Batch) -> Loss:
         """Cross-entropy of the texts, divergences from the teacher, and the losses of the student's other heads.
 

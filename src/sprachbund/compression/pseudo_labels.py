@@ -36,7 +36,7 @@ from sprachbund.text.identify import LanguageIdentifier
 from sprachbund.text.languages import primary
 from sprachbund.util.begun import refuse_others
 from sprachbund.util.computing import Computing
-from sprachbund.util.files import is_empty, read_model, read_object, write_json
+from sprachbund.util.files import file_sha256, is_empty, read_model, read_object, write_json
 from sprachbund.util.jobs import done, run
 from sprachbund.util.progress import Progress, nothing
 
@@ -283,8 +283,8 @@ class CorpusSource:
 
     @property
     def digest(self) -> str:
-        """Of the ids, positions and texts of its utterances."""
-        return self._manifest.texts_hash()
+        """Of its utterances and their sound."""
+        return self._manifest.content_hash()
 
     def read(self, piece: int) -> Iterator[SpokenUtterance]:
         """The utterance with its texts."""
@@ -326,9 +326,9 @@ class FolderSource:
 
     @property
     def digest(self) -> str:
-        """Of the names and sizes of its files."""
+        """Of the names and contents of its files, which takes little time beside their labels."""
         root = self.path if self.path.is_dir() else self.path.parent
-        lines = [f"{path.relative_to(root)}\0{path.stat().st_size}\n" for path in self._files]
+        lines = [f"{path.relative_to(root)}\0{file_sha256(path)}\n" for path in self._files]
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def read(self, piece: int) -> Iterator[SpokenUtterance]:
@@ -365,8 +365,10 @@ SETTINGS = "pseudo_labels.json"
 """File with the settings that a corpus of labels was begun with; a command goes on only with the same settings."""
 LABELS = "pseudo_labels"
 """Key in `custom` of an utterance: languages of the texts that a teacher wrote to their mean log-probabilities."""
-CONTENT = "content"
-"""Key of the settings: digest of each source, since a shard that is whole is not made again when speech is added."""
+SOUND = "sound"
+"""Key of the settings: digest of each source, since a shard that is whole is not made again for other speech."""
+_FORMER_CONTENT = "content"
+"""The same in the version before, of names and sizes of recordings, or texts of a corpus."""
 KEPT, THERE, UNKNOWN_PAIR = "kept", "there before", "pair unknown to the teacher"
 
 
@@ -454,8 +456,9 @@ def claim(out: Path, settings: dict[str, Any]) -> None:
         if isinstance(known.get("options"), dict):
             known["options"].setdefault("shard_s", SHARD_S)  # before it was an option
             known["options"].pop("batch_size", None)  # which changes no label; earlier versions wrote it down
-        if CONTENT in wanted:
-            known.setdefault(CONTENT, wanted[CONTENT])  # before it was written down
+        if SOUND in wanted and SOUND not in known:  # before it was written down
+            known[SOUND] = wanted[SOUND]
+            known.pop(_FORMER_CONTENT, None)
         # No setting may be there no more, either.
         refuse_others(out, known, {**dict.fromkeys(known), **wanted}, advice="name a new folder")
         return
@@ -612,7 +615,7 @@ def pseudo_label(
         check_targets(teacher.family, sources, options.targets)
     chosen = {name: value for name, value in asdict(options).items() if name != "batch_size"}
     paths, digests = [str(s.path.resolve()) for s in sources], [s.digest for s in sources]
-    claim(out, {**settings, "options": chosen, "data": paths, CONTENT: digests})
+    claim(out, {**settings, "options": chosen, "data": paths, SOUND: digests})
     job = _Labels(
         open_teacher=(lambda: teacher) if alone else open_teacher,
         open_sources=(lambda: sources) if alone else open_sources,

@@ -703,6 +703,16 @@ class PartlyTrained(Protocol):
         ...
 
 
+@runtime_checkable
+class LearnsFromModels(Protocol):
+    """A training of a model that learns from others, which are not trained and are no part of its weights."""
+
+    @property
+    def learns_from(self) -> Sequence[nn.Module]:
+        """The models that it learns from, such as a teacher."""
+        ...
+
+
 def hears_nothing(family: Family) -> SprachbundError:
     """The error of `features` of a family that reads texts alone."""
     return SprachbundError(

@@ -48,6 +48,7 @@ from sprachbund.serving.live import (
 )
 from sprachbund.serving.schemas import (
     ANY_JSON,
+    NO_OBJECT,
     HotWordList,
     RefusalError,
     as_json,
@@ -126,11 +127,12 @@ class ServerVad(_Strict):
     interrupt_response: Literal[False] | None = None
     idle_timeout_ms: None = None
 
-    @model_validator(mode="after")
-    def _bound_padding(self) -> "ServerVad":
-        """Padding stands on both sides of a stretch, and may not reach into the next one."""
-        self.prefix_padding_ms = min(self.prefix_padding_ms, self.silence_duration_ms // 2)
-        return self
+    @property
+    def used(self) -> "ServerVad":
+        """The same with the padding that is used: it stands on both sides, and may not reach into the next stretch."""
+        return self.model_copy(
+            update={"prefix_padding_ms": min(self.prefix_padding_ms, self.silence_duration_ms // 2)}
+        )
 
     @property
     def spans(self) -> SpanOptions:
@@ -139,7 +141,7 @@ class ServerVad(_Strict):
             threshold=self.threshold,
             release=min(SpanOptions().release, self.threshold),
             min_silence_s=self.silence_duration_ms / 1000,
-            padding_s=self.prefix_padding_ms / 1000,
+            padding_s=self.used.prefix_padding_ms / 1000,
         )
 
 
@@ -355,7 +357,7 @@ def parse_event(text: str) -> ClientEvent:
         return _EVENTS.validate_json(text)
     except ValidationError as error:
         fault = field_fault(error.errors(), tagged=True)
-        if fault.kind in ("json_invalid", "model_attributes_type", "dict_type"):
+        if fault.kind == "json_invalid" or (not fault.field and fault.kind in NO_OBJECT):
             raise RefusalError(
                 400, "the event is no JSON object; sound comes in base64, in input_audio_buffer.append",
                 code="invalid_json",
@@ -760,7 +762,10 @@ class RealtimeConnection:
         await self._socket.send_text(as_json(event))
 
     async def _send_session(self, kind: str) -> None:
+        """Say what holds from now on."""
         values: dict[str, Any] = {"id": self._id, "object": "realtime.transcription_session"}
+        turns = self._session.audio.input.turn_detection
+        turns = turns.used if isinstance(turns, ServerVad) else turns
         if kind == "transcription_session.updated" or (self._beta and kind == "session.created"):
             sound = self._session.audio.input
             kind = (
@@ -772,12 +777,13 @@ class RealtimeConnection:
                 "input_audio_format": {new: old for old, new in _FORMATS.items()}[sound.format.type],
                 "input_audio_transcription": _plain(sound.transcription, "model", "language", "prompt"),
                 "turn_detection": _plain(
-                    sound.turn_detection, "type", "threshold", "prefix_padding_ms", "silence_duration_ms"
+                    turns, "type", "threshold", "prefix_padding_ms", "silence_duration_ms"
                 ),
                 "modalities": ["text"],
             }
         else:
             values |= self._session.model_dump()
+            values["audio"]["input"]["turn_detection"] = turns and turns.model_dump()
         await self._send(kind, session=values)
 
     async def _send_committed(self, item: str) -> None:

@@ -436,12 +436,13 @@ def field_fault(
     elif kind == "value_error" or not should:  # a sentence of this project's own, or about the whole
         reason = f"{field and f'{field}: '}{first['msg'].removeprefix('Value error, ')}"
     else:
-        wanted = "be an object" if kind in _NO_OBJECT else wanted.partition(", unable to parse")[0]
+        wanted = "be an object" if kind in NO_OBJECT else wanted.partition(", unable to parse")[0]
         reason = f"{name} is {_shown(first['input'])}; it should {wanted}"
     return FieldFault(field=field, kind=kind, reason=reason)
 
 
-_NO_OBJECT = ("dict_type", "model_type", "model_attributes_type")
+NO_OBJECT = ("dict_type", "model_type", "model_attributes_type")
+"""What pydantic calls a value that is no object where one should be."""
 
 
 def _shown(value: Any) -> str:

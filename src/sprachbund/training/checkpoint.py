@@ -25,10 +25,11 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from sprachbund.data.manifest import texts_hash
 from sprachbund.errors import SprachbundError, first_line, unreadable
+from sprachbund.training.memory import saved_name
 from sprachbund.training.parallel import MovingAverage
 from sprachbund.util.begun import refuse_others
 from sprachbund.util.distributed import is_first_rank, wait_for_all_ranks
-from sprachbund.util.files import atomic_path, read_model, read_object, write_json, write_text
+from sprachbund.util.files import atomic_path, file_sha256, read_model, read_object, write_json, write_text
 from sprachbund.util.options import RenamedWarning
 from sprachbund.util.tensors import check_tensors, save_tensors
 
@@ -67,12 +68,13 @@ def claim_folder(
     Args:
         directory: directory of the run; made if it is not there.
         recipe: recipe of the run.
-        data: directories of the corpora of the recipe.
+        data: directories of the corpora of the recipe, and files of texts.
         accept_changes: go on with a run whose recipe was another one, or whose corpora were others.
 
     Raises:
         SprachbundError: the folder holds a run of another recipe, or with `accept_changes` one of tokenizers of
-            another size; names the keys. A corpus that has other utterances or texts than when the run began.
+            another size; names the keys. A corpus that has other utterances or texts than when the run began, or a
+            file of texts with another content.
     """
     path = directory / RECIPE_FILE
     changed: list[str] = []
@@ -92,13 +94,16 @@ def claim_folder(
             )
     # Those at a URL have none.
     hashes = {str(path): digest for path in data if (digest := texts_hash(path))}
+    of_files = {str(path): file_sha256(path) for path in data if path.is_file()}
     if has_begun(directory) and not accept_changes and (directory / DATA_FILE).exists():
         known = read_object(directory / DATA_FILE, advice="delete it if the run was begun with these corpora")
-        refuse_others(directory, known, hashes, advice="choose another --out, or go on with --accept-changes")
+        known = of_files | known  # an earlier version wrote down corpora alone
+        advice = "choose another --out, or go on with --accept-changes"
+        refuse_others(directory, known, hashes | of_files, advice=advice)
     wait_for_all_ranks()  # before the first rank writes what the others compare with
     if is_first_rank():
         directory.mkdir(parents=True, exist_ok=True)
-        write_json(directory / DATA_FILE, hashes)
+        write_json(directory / DATA_FILE, hashes | of_files)
         if changed and not has_begun(directory):
             _forget_beginning(directory)
         write_text(path, recipe.model_dump_json(indent=1) + "\n")
@@ -404,7 +409,7 @@ class ResumeFiles:
 
     def _names(self) -> list[list[str]]:
         """Names of the parameters of each optimizer, in its order."""
-        names = {id(parameter): name for name, parameter in self._model.named_parameters()}
+        names = {id(parameter): saved_name(name) for name, parameter in self._model.named_parameters()}
         return [
             [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
             for optimizer in self._optimizers
@@ -414,20 +419,24 @@ class ResumeFiles:
     def _give_moments(optimizer: Any, names: Sequence[str], moments: Mapping[str, Any]) -> None:
         """Give an optimizer the moments of its parameters, by name; its groups stay those of the recipe.
 
-        A file of an earlier version has no names: its parameters are in the order of the optimizer.
+        A file of an earlier version has no names: its parameters are in the order of the optimizer. Or it has those of
+        `named_parameters`, which differ in recomputed layers.
 
         Raises:
-            ValueError: a file without names has moments of other parameters.
+            KeyError: a parameter is not among those of the file.
+            ValueError: the file has moments of another number of parameters.
         """
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         stored = _renamed_parts(moments.get("names", [*names]), _FORMER_PARTS)
         count = sum(len(group["params"]) for group in moments["param_groups"])
         if len(stored) != count:
             raise ValueError(f"moments of {count} parameters, and {len(stored)} are trained")
-        numbers = {name: number for number, name in enumerate(stored)}
+        numbers = {saved_name(name): number for number, name in enumerate(stored)}
         state: dict[int, dict[str, Any]] = {}
         for number, (name, parameter) in enumerate(zip(names, parameters, strict=True)):
-            if (values := moments["state"].get(numbers.get(name))) is None:
+            if name not in numbers:
+                raise KeyError(f"no moments of {name}")
+            if (values := moments["state"].get(numbers[name])) is None:  # it never had a gradient
                 continue
             state[number] = {
                 key: _like(value, parameter)

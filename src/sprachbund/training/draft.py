@@ -5,7 +5,7 @@ same for every family.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -83,6 +83,11 @@ class DraftTraining(nn.Module):
     def base(self) -> Any:
         """The frozen model."""
         return self._base[0]
+
+    @property
+    def learns_from(self) -> Sequence[nn.Module]:
+        """The frozen model, from which the draft learns."""
+        return self._base
 
     @property
     def encoder(self) -> Any:

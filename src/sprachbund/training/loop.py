@@ -32,7 +32,7 @@ from sprachbund.data.batching import BatchingOptions
 from sprachbund.data.loading import TrainingDataset, batches
 from sprachbund.engines.benchmark import peak_mib
 from sprachbund.errors import SprachbundError
-from sprachbund.models.base import Loss, PartlyTrained
+from sprachbund.models.base import LearnsFromModels, Loss, PartlyTrained
 from sprachbund.training.check import NO_BATCH, lines_of, measure_shape, memory_of, verdict
 from sprachbund.training.checkpoint import BestCheckpoints, ResumeFiles, digest_of, frozen_names
 from sprachbund.training.memory import keep_layers, layers_of, recompute_layers
@@ -444,6 +444,22 @@ def _refuse_different_runs(
     )
 
 
+_UNTRAINED = {
+    "frozen": "the weights that are not trained",
+    "learned_from": "the weights of the model that is learned from",
+}
+"""Key in a checkpoint of a digest, and what it is of."""
+
+
+def _digests(model: nn.Module, frozen: set[str]) -> dict[str, str]:
+    """Digests of the weights that stay as they are, by the keys of `_UNTRAINED`."""
+    digests = {"frozen": digest_of(model, frozen)}
+    if isinstance(model, LearnsFromModels):
+        sources = [(one, {*one.state_dict()}) for one in model.learns_from]
+        digests["learned_from"] = " ".join(digest_of(one, names) for one, names in sources)
+    return digests
+
+
 class _Run:
     """A training run under way."""
 
@@ -468,7 +484,7 @@ class _Run:
         freeze_others(model, options.trainable)
         untrained = model.untrained if isinstance(model, PartlyTrained) else ()
         frozen = frozen_names(model)
-        self.digest = digest_of(model, frozen) if is_first_rank() else ""
+        self.digests = _digests(model, frozen) if is_first_rank() else {}
         self._in_32_bits = in_16_bits(model) if options.frozen_bf16 else None
         loss_of = LossOf(model, options)
         self._sizes: list[str] = []
@@ -544,13 +560,14 @@ class _Run:
 
     def resume(self) -> None:
         """Resume from the state in the directory, if there is one."""
-        [digest] = {one for one in of_all_ranks(self.digest) if one} or {""}
+        digests = of_all_ranks(self.digests)[0]
         if state := self.files.load(self.average):
-            if state.get("frozen", digest) != digest:
-                raise SprachbundError(
-                    f"the weights that are not trained are not those that the run in {self.directory} began with; "
-                    "start from the same model, or choose another folder"
-                )
+            for name, digest in digests.items():
+                if state.get(name, digest) != digest:  # an earlier version wrote down fewer
+                    raise SprachbundError(
+                        f"{_UNTRAINED[name]} are not those that the run in {self.directory} began with; start from the "
+                        "same model, or choose another folder"
+                    )
             self.step, self.epoch, self.batch = state["step"], state["epoch"], state["batch"]
             self.skipped = state.get("skipped", 0)
             self.evaluations.load(state)
@@ -762,7 +779,7 @@ class _Run:
 
     def _save(self) -> None:
         state = {
-            "frozen": self.digest,
+            **self.digests,
             "step": self.step,
             "epoch": self.epoch,
             "batch": self.batch,

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
+    _CHECKPOINT_PREFIX,
     CheckpointImpl,
     CheckpointWrapper,
     checkpoint_wrapper,
@@ -18,14 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 
-def _stacks(model: Any) -> list[nn.ModuleList]:
-    """The layers of the encoder, and those of the decoder where there is one."""
-    return [part.layers for part in (model.encoder, model.decoder) if part is not None]
-
-
 def layers_of(model: Any) -> list[nn.Module]:
     """The layers of the encoder, and of the decoder where there is one."""
-    return [layer for layers in _stacks(model) for layer in layers]
+    return [layer for part in (model.encoder, model.decoder) if part is not None for layer in part.layers]
 
 
 def recompute_layers(model: Any) -> None:
@@ -33,19 +29,26 @@ def recompute_layers(model: Any) -> None:
 
     The gradients are the same. Running means of batch norms, which only version 1 of Seamless has, move twice as
     fast. torch's wrapper stands around each layer; it leaves the names in `state_dict` as they are, those of
-    `named_parameters` it does not.
+    `named_parameters` it does not, see `saved_name`.
     """
-    for layers in _stacks(model):
-        for index, layer in enumerate(layers):
-            layers[index] = checkpoint_wrapper(layer, CheckpointImpl.NO_REENTRANT)
+    layers = {id(layer) for layer in layers_of(model)}
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if id(child) in layers:
+                parent.register_module(name, checkpoint_wrapper(child, CheckpointImpl.NO_REENTRANT))
 
 
 def keep_layers(model: Any) -> None:
     """Take `recompute_layers` back."""
-    for layers in _stacks(model):
-        for index, layer in enumerate(layers):
-            if isinstance(layer, CheckpointWrapper):
-                layers[index] = layer._checkpoint_wrapped_module
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, CheckpointWrapper):
+                parent.register_module(name, child._checkpoint_wrapped_module)
+
+
+def saved_name(name: str) -> str:
+    """Name in `state_dict` of a parameter that `named_parameters` names, within recomputed layers too."""
+    return name.replace(_CHECKPOINT_PREFIX, "")
 
 
 _ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu

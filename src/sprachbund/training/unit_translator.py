@@ -167,7 +167,8 @@ def _run(
     check: Check | None,
 ) -> Any:
     torch.manual_seed(recipe.training.seed)
-    claim_folder(directory, recipe, data=[*recipe.train, *recipe.dev], accept_changes=accept_changes)
+    texts = [path for part in recipe.bitext for path in part.paths]
+    claim_folder(directory, recipe, data=[*recipe.train, *recipe.dev, *texts], accept_changes=accept_changes)
     with first_rank_first():  # which makes the units of an mBART
         units, model = _made(recipe, directory, report)
     corpus, dev, training = _supplies(recipe, units, model, report)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sprachbund.audio.constants import HOP
 from sprachbund.audio.features import StreamedNormalisation, log_mel
 from sprachbund.data.batch import NO_LANGUAGE, Batch, Transcripts
 from sprachbund.errors import SprachbundError
@@ -166,8 +167,9 @@ class Conformer(DecodesByAttention, nn.Module):
         return frozenset((s, t) for s in config.source_languages for t in config.target_languages)
 
     def features(self, samples: Sequence[np.ndarray]) -> Features:
-        """Log-mel (B, T, M) of utterances given as 16 kHz mono float32 samples, padded to the longest."""
-        mels = [log_mel(s, self.config.num_mel_bins, normalise=self.front_end).T for s in samples]
+        """Log-mel (B, T, M) of utterances as 16 kHz mono float32 samples, padded to a frame and to the longest."""
+        padded = [np.pad(s, (0, max(0, HOP - len(s)))) for s in samples]
+        mels = [log_mel(s, self.config.num_mel_bins, normalise=self.front_end).T for s in padded]
         num_frames = torch.tensor([mel.shape[0] for mel in mels])
         values = nn.utils.rnn.pad_sequence(mels, batch_first=True)
         return Features(values=values.to(self.device), num_frames=num_frames.to(self.device))
