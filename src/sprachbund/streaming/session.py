@@ -437,7 +437,7 @@ class LiveSession:
         )
 
 
-_UNBOUNDED_S = 1e6
+_UNBOUNDED_S = 86_400.0  # as much as `SpanOptions` takes
 
 
 def live_spans(spans: SpanOptions, max_window_s: float | None) -> SpanOptions:
