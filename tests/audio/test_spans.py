@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from sprachbund.audio.constants import SAMPLE_RATE, VAD_WINDOW, VAD_WINDOW_S
-from sprachbund.audio.span_options import SpanOptions
+from sprachbund.audio.span_options import LONGEST_SPAN_S, SpanOptions
 from sprachbund.audio.spans import Span, SpanFinder, iter_speech_spans, speech_spans
 from sprachbund.errors import SprachbundError
 
@@ -75,7 +75,7 @@ def test_long_speech_splits_where_it_is_least_probable() -> None:
 
 
 def test_what_a_split_leaves_is_no_shorter_than_speech_is() -> None:
-    """The audio may end there, within the last window of its last 1 sample."""
+    """The audio may end with the first sample of the last window."""
     options = SpanOptions(padding_s=0.0, min_speech_s=5 * VAD_WINDOW_S, max_span_s=40 * VAD_WINDOW_S)
     probabilities = windows((0.9, 40), (0.6, 1))
     spans = speech_spans(probabilities, options, num_samples=40 * VAD_WINDOW + 1)
@@ -203,7 +203,9 @@ CUTS = st.dictionaries(st.integers(0, 400), st.integers(0, 60))
 def test_a_cut_moves_the_begin_of_a_span_and_nothing_else(
     probabilities: NDArray[np.float32], options: SpanOptions, cuts: dict[int, int]
 ) -> None:
-    options = replace(options, max_span_s=86_400.0)  # as in live text frame by frame, where nothing is split
+    options = replace(
+        options, max_span_s=LONGEST_SPAN_S
+    )  # as in live text frame by frame, where nothing is split
     finder, closed, begins = SpanFinder(options), list[tuple[Span, int]](), 0
     for index, probability in enumerate(probabilities.tolist()):
         if (span := finder.push(probability)) is not None:
@@ -228,7 +230,7 @@ def test_a_cut_moves_the_begin_of_a_span_and_nothing_else(
 
 
 def test_what_is_cut_off_is_forgotten_although_nothing_behind_it_is_surely_speech() -> None:
-    finder, kept = SpanFinder(replace(PLAIN, max_span_s=86_400.0)), 10
+    finder, kept = SpanFinder(replace(PLAIN, max_span_s=LONGEST_SPAN_S)), 10
     for probability in [0.9] * 5 + [0.4] * 2000:
         assert finder.push(probability) is None
         finder.cut(finder.heard_s - (kept + 0.5) * VAD_WINDOW_S)

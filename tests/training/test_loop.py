@@ -96,13 +96,10 @@ def test_killed_run_ends_with_the_same_bits(corpus, tmp_path):
 @pytest.mark.parametrize("named_as_before", [False, True])
 def test_a_run_with_recomputed_layers_goes_on_to_the_same_bits(corpus, tmp_path, optimizer, named_as_before):
     def run(name, stop_after=None):
-        data, options = (
-            made.make_training_data(corpus / "data"),
-            made.options(6, recompute=True, optimizer=optimizer),
-        )
-        model = train(
-            made.make_model(0.1), data, options, tmp_path / name, report=quiet, stop_after=stop_after
-        )
+        data = made.make_training_data(corpus / "data")
+        options = made.options(6, recompute=True, optimizer=optimizer)
+        model = made.make_model(0.1)
+        model = train(model, data, options, tmp_path / name, report=quiet, stop_after=stop_after)
         return {name: value.clone() for name, value in model.state_dict().items()}
 
     whole, _ = run("whole"), run("half", 3)

@@ -9,7 +9,9 @@ from sprachbund.errors import SprachbundError
 from sprachbund.util.options import Range, check
 
 _MIN_SPLIT_WINDOWS = 4  # below this a maximum length leaves no choice of where to split
-_HOUR_S, _DAY_S = 3600.0, 86_400.0
+_HOUR_S = 3600.0
+LONGEST_SPAN_S = 86_400.0
+"""What `max_span_s` may be, a day: speech is then split by its pauses alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +36,7 @@ class SpanOptions:
     min_speech_s: Annotated[float, Range(0.0, _HOUR_S)] = 0.15
     min_silence_s: Annotated[float, Range(0.0, _HOUR_S)] = 0.4
     padding_s: Annotated[float, Range(0.0, _HOUR_S)] = 0.2
-    max_span_s: Annotated[float, Range(0.0, _DAY_S, above=True)] = 28.0
+    max_span_s: Annotated[float, Range(0.0, LONGEST_SPAN_S, above=True)] = 28.0
 
     def __post_init__(self) -> None:
         check(self)

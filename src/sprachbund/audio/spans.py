@@ -216,7 +216,8 @@ class SpanFinder:
     def _split(self) -> Span:
         """Close the first part at the least probable window, the last of equals, and keep the rest open.
 
-        The rest has `min_speech_windows` if half of the first part allows it: the audio may end with it.
+        The rest is no shorter than speech has to be, since the audio may end with it, unless half of the longest span
+        is shorter.
         """
         first = max(1, self._options.max_windows // 2)
         last = max(first, len(self._heard) - self._options.min_speech_windows)

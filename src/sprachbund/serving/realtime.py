@@ -764,10 +764,11 @@ class RealtimeConnection:
     async def _send_session(self, kind: str) -> None:
         """Say what holds from now on."""
         values: dict[str, Any] = {"id": self._id, "object": "realtime.transcription_session"}
-        turns = self._session.audio.input.turn_detection
-        turns = turns.used if isinstance(turns, ServerVad) else turns
+        sound = self._session.audio.input
+        turns = (
+            sound.turn_detection.used if isinstance(sound.turn_detection, ServerVad) else sound.turn_detection
+        )
         if kind == "transcription_session.updated" or (self._beta and kind == "session.created"):
-            sound = self._session.audio.input
             kind = (
                 "transcription_session.updated"
                 if kind.startswith("trans")

@@ -13,7 +13,7 @@ import numpy as np
 
 from sprachbund.audio.constants import LOUDEST, SAMPLE_RATE
 from sprachbund.audio.load import as_floats, refuse_other_types
-from sprachbund.audio.span_options import SpanOptions
+from sprachbund.audio.span_options import LONGEST_SPAN_S, SpanOptions
 from sprachbund.audio.spans import Span, SpanStream, VoiceActivity
 from sprachbund.decoding.domain import LatestSpans
 from sprachbund.decoding.guard import Understanding
@@ -437,12 +437,9 @@ class LiveSession:
         )
 
 
-_UNBOUNDED_S = 86_400.0  # as much as `SpanOptions` takes
-
-
 def live_spans(spans: SpanOptions, max_window_s: float | None) -> SpanOptions:
     """Options of the cutting of speech: no longer than the model takes; only at pauses if it takes any length."""
-    longest_s = _UNBOUNDED_S if max_window_s is None else min(spans.max_span_s, max_window_s)
+    longest_s = LONGEST_SPAN_S if max_window_s is None else min(spans.max_span_s, max_window_s)
     return replace(spans, max_span_s=longest_s)
 
 

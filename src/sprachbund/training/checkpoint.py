@@ -156,17 +156,18 @@ def frozen_names(model: nn.Module) -> set[str]:
     return {name for name, p in model.named_parameters(remove_duplicate=False) if not p.requires_grad}
 
 
-def digest_of(model: nn.Module, names: set[str]) -> str:
-    """SHA-256 of some weights; empty where there are none.
+def digest_of(model: nn.Module, names: set[str] | None = None) -> str:
+    """SHA-256 of weights; empty where there are none.
 
     Args:
         model: model that has them.
-        names: names in its `state_dict`.
+        names: names in its `state_dict`; all if None.
     """
-    if not names:
-        return ""
     total, state = hashlib.sha256(), model.state_dict()
-    for name in sorted(names):
+    chosen = sorted(state if names is None else names)
+    if not chosen:
+        return ""
+    for name in chosen:
         total.update(name.encode())
         total.update(state[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()

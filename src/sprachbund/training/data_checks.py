@@ -24,8 +24,6 @@ _MOST = 20_000
 _SHOWN = 12
 """Letters that a warning names."""
 _WORD_BEGINS = "\u2581"
-_TRIED = 1000
-"""Utterances of a corpus: of those of all corpora, one at least has to have a text that can be learned."""
 
 
 def _looked_at(corpus: Corpus) -> Iterator[tuple[Utterances, int]]:
@@ -175,7 +173,7 @@ def check_corpus(corpus: Corpus, max_duration_s: float, report: Report) -> None:
         report: takes the line.
 
     Raises:
-        SprachbundError: nothing is left, or no text of the first utterances of any corpus can be learned.
+        SprachbundError: nothing is left, or no text of the utterances that are looked at can be learned.
     """
     longest_s, count = corpus.longest_s(max_duration_s), len(corpus.durations_s)
     why = "" if longest_s == max_duration_s else ", which the model takes at once at the slowest speed"
@@ -192,13 +190,12 @@ def check_corpus(corpus: Corpus, max_duration_s: float, report: Report) -> None:
             f"no utterance of the training data is left; cut them into pieces of at most {longest_s:g} s"
         )
     rng = np.random.default_rng(0)
-    tried = [(data, number) for data in corpus.manifests for number in range(min(len(data), _TRIED))]
-    utterances = (data[number] for data, number in tried)
+    utterances = (manifest[index] for manifest, index in _looked_at(corpus))
     if not any(corpus.rows(one, rng) for one in utterances if one.language):
         raise SprachbundError(
-            f"none of {len(tried)} utterances, the first of each corpus, has a text that this model can be trained on: "
-            f"it is to write {', '.join(corpus.targets)}; a Whisper that is to translate into other languages than "
-            'English needs fine_tuning.prompt = "wanted", and so does a transducer that writes what is spoken'
+            "no utterance of the training data that was looked at has a text that this model can be trained on: it is "
+            f"to write {', '.join(corpus.targets)}; a Whisper that is to translate into other languages than English "
+            'needs fine_tuning.prompt = "wanted", and so does a transducer that writes what is spoken'
         )
 
 

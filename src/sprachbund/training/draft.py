@@ -4,7 +4,6 @@ The draft is trained on the teacher-forcing batches of the model, see `sprachbun
 same for every family.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,6 +32,7 @@ from sprachbund.models.teacher_forcing import DecoderBatch
 from sprachbund.nn.decoder import TextDecoder
 from sprachbund.nn.drafts import MedusaHeads, MedusaShape, Parasite, ParasiteShape
 from sprachbund.nn.feed_forward import Activation, FeedForward
+from sprachbund.training.checkpoint import digest_of
 from sprachbund.training.loop import train
 from sprachbund.training.options import TrainingOptions
 from sprachbund.util.progress import Report, nothing
@@ -183,7 +183,7 @@ def train_draft(
         SprachbundError: the options do not fit the model.
     """
     torch.manual_seed(training.seed)
-    before = _digest(model)
+    before = digest_of(model)
     draft_training = DraftTraining(model, make_network(model, options), options)
     report(
         f"{sum(p.numel() for p in draft_training.parameters()) / 1e6:.2f} M parameters of the {options.kind}"
@@ -198,7 +198,7 @@ def train_draft(
         stop_after=stop_after,
         on_step=on_step,
     )
-    if _digest(model) != before:
+    if digest_of(model) != before:
         raise RuntimeError("the model under the draft has changed in training; this is a bug")
     model.cpu()
     network = draft_training.network.cpu()
@@ -264,11 +264,3 @@ def measure_draft(
     length = speculation.typical_length if acceptance else None
     draft.card = draft.card.model_copy(update={"acceptance": acceptance, "typical_length": length})
     report(f"acceptance on the dev data: {np.mean(list(acceptance.values()) or [0]):.1%}")
-
-
-def _digest(model: nn.Module) -> str:
-    """SHA-256 of all weights."""
-    total = hashlib.sha256()
-    for name, weight in sorted(model.state_dict().items()):
-        total.update(name.encode() + weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()

@@ -455,8 +455,7 @@ def _digests(model: nn.Module, frozen: set[str]) -> dict[str, str]:
     """Digests of the weights that stay as they are, by the keys of `_UNTRAINED`."""
     digests = {"frozen": digest_of(model, frozen)}
     if isinstance(model, LearnsFromModels):
-        sources = [(one, {*one.state_dict()}) for one in model.learns_from]
-        digests["learned_from"] = " ".join(digest_of(one, names) for one, names in sources)
+        digests["learned_from"] = " ".join(digest_of(one) for one in model.learns_from)
     return digests
 
 
