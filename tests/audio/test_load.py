@@ -1,6 +1,7 @@
 import io
 import os
 import struct
+import subprocess
 import tracemalloc
 from contextlib import closing
 from pathlib import Path
@@ -176,6 +177,31 @@ def test_a_pipe_is_read_once(tmp_path: Path, name: str) -> None:
         assert len(read) > SAMPLE_RATE
         with pytest.raises(SprachbundError, match="twice"):
             list(source.blocks())
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.webm", "a.mp3"])
+@pytest.mark.parametrize("kind", ["fifo", "descriptor"])
+def test_a_pipe_that_is_given_as_a_path_is_read_from_its_beginning(
+    tmp_path: Path, name: str, kind: str
+) -> None:
+    """As the shell's <(command) gives one."""
+    path = write(tmp_path / name) if name.endswith("wav") else write_ffmpeg(tmp_path / name)
+    if kind == "fifo":
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        writer = subprocess.Popen(["cp", path, pipe])
+    else:
+        writer = subprocess.Popen(["cat", path], stdout=subprocess.PIPE)
+        assert writer.stdout is not None
+        pipe = Path(f"/dev/fd/{writer.stdout.fileno()}")
+    source = open_audio(pipe)
+    read = np.concatenate(list(source.blocks()))
+    assert writer.wait() == 0
+    expected, end = load(path), SAMPLE_RATE // 10
+    assert len(expected) <= len(read) < len(expected) + end  # an mp3 from a pipe keeps its padding
+    np.testing.assert_allclose(read[: len(expected) - end], expected[:-end], atol=1e-4)
+    with pytest.raises(SprachbundError, match=rf"{pipe} cannot be read twice; save it to a file first"):
+        list(source.blocks())
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.int32, np.uint8, np.float32, np.float64])

@@ -4,6 +4,7 @@ import io
 import math
 import os
 import re
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -144,7 +145,10 @@ def open_audio(
     if isinstance(source, str | os.PathLike):
         if _ADDRESS.match(os.fspath(source)) and not os.path.exists(source):
             raise no_recording(os.fspath(source))
-        return _probed(os.fspath(source), lambda: _open_path(Path(source), decode))
+        opener = partial(_open_path, Path(source), decode)
+        named = os.fspath(source)
+        # What was read of a pipe is gone: it is not opened to find faults first.
+        return _DecodedAudio(named, None, _once(opener, named)) if _is_pipe(named) else _probed(named, opener)
     _check_file(source)
     name = name or str(getattr(source, "name", "audio stream"))
     try:
@@ -294,6 +298,15 @@ def no_recording(name: str) -> SprachbundError:
             f"{name} is an address, and addresses are not opened; download it first, and name the file"
         )
     return SprachbundError(f"{name} does not exist; check the name and the folder")
+
+
+def _is_pipe(name: str) -> bool:
+    """Whether a path is that of a pipe or of another device that is read once, such as the shell's <(command)."""
+    try:
+        mode = os.stat(name).st_mode
+    except (OSError, ValueError):  # which opening it says
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode)
 
 
 def _open_path(path: Path, decode: Decode) -> AudioDecoder:
