@@ -132,10 +132,17 @@ def dual_scale() -> list[Line]:
 
 
 def dual_scale_quality() -> list[Line]:
-    """chrF over the pruned model: what training without a part, and acceptance of worse tokens, change."""
+    """chrF over the pruned model: what training without a part, acceptance of worse tokens, and pruning change."""
     return [
-        line("three seeds; the teacher has one", row["system"], row["from pruned"])
-        for row in rows_of("dual_scale_small")
+        line(panel, row["system"], row["from pruned"])
+        for panel, rows in (
+            ("three seeds; the teacher has one", rows_of("dual_scale_small")),
+            (
+                "the model of the package, five seeds; the teacher has one",
+                rows_if_there("dual_scale_pruning"),
+            ),
+        )
+        for row in rows
         if row["from pruned"]
     ]
 
@@ -406,7 +413,7 @@ def code_switch_scores(rows: Sequence[Row]) -> str:
     return written(shown)
 
 
-DRAFTS = ("dual_scale_small",)
+DRAFTS = ("dual_scale_small", "dual_scale_pruning")
 """Comparisons of drafts whose columns docs/dual_scale.md has in two tables."""
 _OF_QUALITY = (
     "system",
