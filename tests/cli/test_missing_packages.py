@@ -71,6 +71,7 @@ COMMANDS = {
     "data prepare commonvoice": ["data prepare commonvoice voice/validated.tsv --language en --out OUT"],
     "data prepare kaldi": ["data prepare kaldi kaldi --language en --out OUT"],
     "data prepare lhotse": ["data prepare lhotse own.jsonl --language en --out OUT"],
+    "data prepare nemo": ["data prepare nemo nemo.json --language en --out OUT"],
     "data prepare huggingface": [
         "data prepare huggingface ntuml/data --language zh --translation en=translation --out OUT"
     ],
@@ -287,6 +288,7 @@ def _write_data(root: Path) -> None:
     recording = {"sources": [{"type": "file", "source": "own/one.wav", "channels": [0]}]}
     cut = {"id": "c", "start": 0.0, "duration": 0.3, "channel": 0, "recording": recording}
     (root / "own.jsonl").write_text(json.dumps({**cut, "supervisions": [{"text": "one."}]}) + "\n")
+    (root / "nemo.json").write_text('{"audio_filepath": "talk.wav", "text": "Good morning."}\n')
     folders = {s.language: s.folder for s in SPEAKERS if not s.held_out}
     write_tree(root / "tree", folders, {tag: texts(tag) for tag in WORDING})
     (root / "ntuml" / "data").mkdir(parents=True)

@@ -34,7 +34,7 @@ def test_what_is_packed_is_shown_and_checked(corpus: Path, tmp_path: Path) -> No
     original = json.loads(call("data", "show", corpus, "--json"))
     assert shown["per_language"].keys() == original["per_language"].keys()
     assert shown["utterances"] == 12
-    assert "12 utterances in 3 shards are whole" in call("data", "check", out)
+    assert "is whole: utterances 12, shards 3" in call("data", "check", out)
 
 
 def test_export_says_that_it_reads_no_tar_shards(corpus: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import soundfile
 from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 from pyarrow import parquet
 
-from sprachbund.data.importers import read_common_voice, read_hugging_face, read_kaldi, read_lhotse
+from sprachbund.data.importers import read_common_voice, read_hugging_face, read_kaldi, read_lhotse, read_nemo
 from sprachbund.data.manifest import Manifest
 from sprachbund.data.own import OwnData, OwnOptions, prepare_own, read_table
 from sprachbund.errors import SprachbundError
@@ -568,3 +569,81 @@ def test_commands_prepare_them(tmp_path: Path) -> None:
     wrong = command("data", "prepare", "huggingface", "x", "--out", "y", "--translation", "german")
     assert wrong.code == 2
     assert "give LANG=COLUMN" in wrong.error_lines[0]
+
+
+def nemo(path: Path, *lines: dict[str, Any]) -> Path:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def test_lines_of_nemo_of_one_sound_are_one_utterance(tmp_path: Path) -> None:
+    two_tones(tmp_path / "wavs" / "talk.wav")
+    tone(tmp_path / "whole.wav", 440)
+    first = {
+        "audio_filepath": "wavs/talk.wav",
+        "offset": 0,
+        "duration": 0.5,
+        "source_lang": "en",
+        "speaker": 7,
+    }
+    second = {**first, "offset": 0.5}
+    path = nemo(
+        tmp_path / "train.json",
+        {**first, "target_lang": "de", "answer": "guten Morgen", "taskname": "ast"},
+        {**first, "target_lang": "en", "text": "good  morning", "taskname": "asr"},
+        {**second, "text": "good night"},
+        {"audio_filepath": str(tmp_path / "whole.wav"), "duration": 0.5, "text": "hallo", "lang": "German"},
+    )
+    manifest = prepared(read_nemo(path), tmp_path)
+    assert [(u.text, u.language, u.translations, u.speaker) for u in manifest] == [
+        ("good morning", "en", {"de": "guten Morgen"}, "7"),
+        ("good night", "en", {}, "7"),
+        ("hallo", "de", {}, ""),
+    ]
+    assert hz_of(manifest) == [440, 880, 440]
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        ([{"text": "a"}], "audio_filepath is None; name the recording"),
+        ([{"audio_filepath": "a.wav"}], "there is no text; fill it in"),
+        ([{"audio_filepath": "b.wav", "text": "a"}], r"there is no audio file .*b\.wav"),
+        (
+            [{"audio_filepath": "a.wav", "text": "a", "offset": 1}],
+            "offset 1 and duration None are no stretch",
+        ),
+        (
+            [{"audio_filepath": "a.wav", "text": "a", "offset": -1, "duration": 1}],
+            "offset -1 and duration 1 are no str",
+        ),
+        ([{"audio_filepath": "a.wav", "text": "a", "shard_id": 0}], "its sound is in a tar file"),
+        (
+            [{"audio_filepath": "a.wav", "text": "a", "target_lang": "de"}],
+            "has no text in en, the language spoken; add a line",
+        ),
+        (
+            [{"audio_filepath": "a.wav", "text": "a"}] * 2,
+            r"has two texts in en, the second in .*:2; remove one",
+        ),
+        (
+            [
+                {"audio_filepath": "a.wav", "text": "a"},
+                {"audio_filepath": "a.wav", "text": "b", "lang": "fr"},
+            ],
+            r"is in en, and in fr in .*:2; mend one",
+        ),
+        ([["a"]], "is no object of JSON"),
+    ],
+)
+def test_faults_of_lines_of_nemo(tmp_path: Path, lines: list[Any], reason: str) -> None:
+    tone(tmp_path / "a.wav")
+    (fault,) = read_nemo(nemo(tmp_path / "m.jsonl", *lines), "en").faults
+    assert fault.where == f"{tmp_path / 'm.jsonl'}:1"
+    assert re.search(reason, fault.reason)
+
+
+def test_a_manifest_of_nemo_is_no_cut_set(tmp_path: Path) -> None:
+    path = nemo(tmp_path / "m.jsonl", {"audio_filepath": "a.wav", "text": "a"})
+    (fault,) = read_lhotse(path, "en").faults
+    assert "prepare it with `sprachbund data prepare nemo`" in fault.reason

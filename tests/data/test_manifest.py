@@ -11,7 +11,14 @@ import pytest
 
 from sprachbund.cli import main
 from sprachbund.data import manifest as manifests
-from sprachbund.data.manifest import Manifest, ManifestWriter, distinct_directories, in_both, read_info
+from sprachbund.data.manifest import (
+    Manifest,
+    ManifestWriter,
+    corpora_in,
+    distinct_directories,
+    in_both,
+    read_info,
+)
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.run import open_corpus
 from sprachbund.util.options import RenamedWarning
@@ -307,12 +314,29 @@ def test_a_corpus_is_checked_by_command(tmp_path, capsys):
     _old(tmp_path / "b")
     assert main(["data", "check", str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert "a  6 utterances in 2 shards are whole\n" in out
-    assert "b  6 utterances in 2 shards are whole; 2 shards have no checksums" in out
+    assert "a is whole: utterances 6, shards 2\n" in out
+    assert "b is whole: utterances 6, shards 2; without checksums, only the lengths of 2 were checked" in out
     sound = tmp_path / "a" / "audio.00000.wav"
     sound.write_bytes(sound.read_bytes()[:-2] + b"\1\1")
     assert main(["data", "check", str(tmp_path)]) != 0
     assert "audio.00000.wav is damaged" in capsys.readouterr().err
+
+
+def test_corpora_are_looked_for_at_any_depth(tmp_path):
+    for folder in ("a", "b/train", "b/deep/er/dev", "own", "own/below"):
+        _write(tmp_path / folder, 2)[0].close()
+    (tmp_path / "linked").symlink_to(tmp_path / "b" / "train")
+    (tmp_path / "b" / "up").symlink_to(tmp_path)
+    outside = tmp_path.parent / f"{tmp_path.name}-outside"
+    _write(outside, 2)[0].close()
+    (tmp_path / "z").symlink_to(outside)
+    wanted = ["a", "b/deep/er/dev", "b/train", "own", "own/below", "z"]
+    assert corpora_in(tmp_path) == [tmp_path / name for name in wanted]
+    assert corpora_in(tmp_path, deepest=1) == [tmp_path / name for name in ("a", "linked", "own", "z")]
+    (tmp_path / "b").rename(tmp_path / ".b")
+    assert corpora_in(tmp_path) == [tmp_path / name for name in ("a", "own", "own/below", "z")]
+    assert corpora_in(tmp_path / "a") == [tmp_path / "a"]
+    assert corpora_in(tmp_path / "none") == []
 
 
 def test_one_of_several_processes_compares_a_checksum(tmp_path, monkeypatch):

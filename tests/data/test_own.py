@@ -51,6 +51,20 @@ def loudest_hz(samples: np.ndarray) -> float:
     return float(np.abs(np.fft.rfft(samples)).argmax() * 16_000 / len(samples))
 
 
+def test_capital_letters_in_the_ending_of_a_transcript(tmp_path: Path) -> None:
+    tone(tmp_path / "A.WAV").with_suffix(".TXT").write_text("Good morning.")
+    (tmp_path / "A.de.TXT").write_text("Guten Morgen.")
+    read = read_folder(tmp_path, "en")
+    assert not read.faults
+    assert [(r.text, r.translations) for r in read.recordings] == [("Good morning.", {"de": "Guten Morgen."})]
+    (tmp_path / "A.txt").write_text("Good night.")
+    read = read_folder(tmp_path, "en")
+    assert [r.text for r in read.recordings] == ["Good night."]
+    assert [str(fault) for fault in read.faults] == [
+        f"{tmp_path / 'A.TXT'}: belongs to no audio file; rename or remove it"
+    ]
+
+
 def test_folder_becomes_a_corpus(tmp_path: Path) -> None:
     prepared = prepare_own(read_folder(small_folder(tmp_path / "in"), "EN"), tmp_path / "out", NAMED)
     assert prepared == Prepared(utterances={"": 2}, skipped=[])
@@ -147,6 +161,24 @@ def test_table_becomes_a_corpus(tmp_path: Path) -> None:
     assert loudest_hz(manifest.samples(1)) == pytest.approx(880, abs=4)
 
 
+@pytest.mark.parametrize("commas", [False, True])
+def test_names_that_others_have_for_columns_are_known_and_the_rest_can_be_ignored(
+    tmp_path: Path, commas: bool
+) -> None:
+    tone(tmp_path / "a.wav")
+    header = ["client_id", "audio", "sentence", "age", "locale", "gender", "de"]
+    line = ["ann", "a.wav", "Say when.", "twenties", "en", "", "Sag Bescheid."]
+    path = tmp_path / "table"
+    path.write_text("\n".join(("," if commas else "\t").join(one) for one in (header, line)) + "\n")
+    (recording,) = read_table(path, commas=commas, ignored=["gender", "age"]).recordings
+    assert (recording.speaker, recording.path.name, recording.text) == ("ann", "a.wav", "Say when.")
+    assert (recording.language, recording.translations) == ("en", {"de": "Sag Bescheid."})
+    with pytest.raises(
+        SprachbundError, match=r"table:1: no column 'accent', which is to be ignored; there are"
+    ):
+        read_table(path, commas=commas, ignored=["accent"])
+
+
 def test_languages_of_a_table_may_be_names_as_in_options(tmp_path: Path) -> None:
     line = "a.wav\tEnglish\tSay when.\tSag Bescheid.\tDis-moi.\tannounce"
     header = "path\tlanguage\ttext\tgerman\ttranslation_français\tspeaker"
@@ -161,7 +193,11 @@ def test_languages_of_a_table_may_be_names_as_in_options(tmp_path: Path) -> None
     ("header", "message"),
     [
         ("path\ttext", r"table.tsv:1: no column 'language'; known are path, language"),
-        ("file\tlanguage\ttext", r"table.tsv:1: unknown column 'file'; known are path"),
+        ("sound\tlanguage\ttext", r"table.tsv:1: unknown column 'sound'; known are path"),
+        (
+            "path\tlanguage\ttext\tgender\tage\tid",
+            r"unknown column 'gender'; column 'age' may mean.*; column 'id' can be.*with --ignore gender,age,id$",
+        ),
         (
             "path\tlanguage\ttext\tage",
             r"table.tsv:1: column 'age' may mean something else than Angal; write tra",
@@ -312,6 +348,27 @@ def test_dev_part_shares_no_sentence_with_train(tmp_path: Path) -> None:
     assert 3 <= len(dev) <= 15
     with pytest.raises(SprachbundError, match="leaves dev empty"):
         prepare_own(read_table(many(tmp_path, 2)), tmp_path / "few", OwnOptions(name="mine", dev_share=0.001))
+
+
+def test_a_test_part_takes_no_sentence_from_dev_nor_shares_one(tmp_path: Path) -> None:
+    data = read_table(many(tmp_path, 120))
+    said = {}
+    for name, options in {
+        "dev": OwnOptions(name="mine", dev_share=0.2),
+        "both": OwnOptions(name="mine", dev_share=0.2, test_share=0.2),
+        "test": OwnOptions(name="mine", test_share=0.2),
+    }.items():
+        parts = prepare_own(data, tmp_path / name, options).utterances
+        assert sum(parts.values()) == 120
+        said[name] = {part: {u.text for u in Manifest(tmp_path / name / part)} for part in parts}
+    assert set(said["both"]) == {"train", "dev", "test"}
+    assert set(said["test"]) == {"train", "test"}
+    assert said["both"]["dev"] == said["dev"]["dev"]
+    assert said["both"]["test"] | said["both"]["train"] == said["dev"]["train"]
+    assert not said["both"]["test"] & said["both"]["train"]
+    assert 3 <= len(said["both"]["test"]) <= 25
+    with pytest.raises(SprachbundError, match=r"was begun with|test_share"):
+        prepare_own(data, tmp_path / "dev", OwnOptions(name="mine", dev_share=0.2, test_share=0.2))
 
 
 def dotted(tmp_path: Path) -> Path:
@@ -593,3 +650,7 @@ def test_where_nothing_is_left_the_first_fault_is_named_and_all_are_listed(
 def test_share_that_cannot_be() -> None:
     with pytest.raises(SprachbundError, match=r"dev_share is 1\.5; give 0 up to"):
         OwnOptions(name="mine", dev_share=1.5)
+    with pytest.raises(
+        SprachbundError, match=r"test_share is 0\.5, beside 0\.5 for dev; leave a share for training"
+    ):
+        OwnOptions(name="mine", dev_share=0.5, test_share=0.5)

@@ -65,8 +65,8 @@ def check(
             print_json({"directory": str(path), **counts})
         else:
             without = manifest.num_shards - known
-            note = f"; {without} shards have no checksums, only their lengths were checked" if without else ""
-            typer.echo(f"{path}  {len(manifest)} utterances in {manifest.num_shards} shards are whole{note}")
+            note = f"; without checksums, only the lengths of {without} were checked" if without else ""
+            typer.echo(f"{path} is whole: utterances {len(manifest)}, shards {manifest.num_shards}{note}")
 
 
 # `sprachbund data overlap TEST TRAIN…`: recordings, sentences and speakers that are in both.
@@ -448,6 +448,7 @@ def register(app: typer.Typer) -> None:
     )
     prepare.command("kaldi", help="A data folder of Kaldi: wav.scp, text, segments …")(with_options(kaldi))
     prepare.command("lhotse", help="A CutSet of lhotse, as JSON lines.")(with_options(lhotse))
+    prepare.command("nemo", help="A manifest of NeMo, as JSON lines.")(with_options(nemo))
     prepare.command("huggingface", help="Tables of parquet or arrow with an audio column.")(
         with_options(huggingface)
     )
@@ -511,6 +512,12 @@ def folder(
     _prepare_own(lambda: read_folder(directory, language), directory, out, options, as_json)
 
 
+Ignored = Annotated[
+    list[str] | None,
+    typer.Option("--ignore", metavar="COLUMN,…", help="Columns that are not read."),
+]
+
+
 def tsv(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="Columns path, language, text, translation_de …")
@@ -522,6 +529,7 @@ def tsv(
             "--language", metavar="LANG", callback=_tag_of, help="Language spoken, where no column says it."
         ),
     ] = None,
+    ignored: Ignored = None,
     as_json: AsJson = False,
     *,
     options: Annotated[OwnOptions, Panel(OWN_PANEL)],
@@ -529,7 +537,7 @@ def tsv(
     """Write the recordings of a table as a corpus."""
     from sprachbund.data.own import read_table
 
-    _prepare_own(lambda: read_table(file, language), file, out, options, as_json)
+    _prepare_own(lambda: read_table(file, language, ignored=listed(ignored)), file, out, options, as_json)
 
 
 Source = Annotated[
@@ -552,6 +560,7 @@ def csv(
     ],
     out: Out,
     language: Spoken = None,
+    ignored: Ignored = None,
     as_json: AsJson = False,
     *,
     options: Annotated[OwnOptions, Panel(OWN_PANEL)],
@@ -559,7 +568,13 @@ def csv(
     """Write the recordings of a table with commas as a corpus: columns path or file_name, language, text …"""
     from sprachbund.data.own import read_table
 
-    _prepare_own(lambda: read_table(source, language, commas=True), source, out, options, as_json)
+    _prepare_own(
+        lambda: read_table(source, language, commas=True, ignored=listed(ignored)),
+        source,
+        out,
+        options,
+        as_json,
+    )
 
 
 def commonvoice(
@@ -605,6 +620,22 @@ def lhotse(
     from sprachbund.data.importers import read_lhotse
 
     _prepare_own(lambda: read_lhotse(source, language), source, out, options, as_json)
+
+
+def nemo(
+    source: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Fields audio_filepath, text, offset, duration, lang …")
+    ],
+    out: Out,
+    language: Spoken = None,
+    as_json: AsJson = False,
+    *,
+    options: Annotated[OwnOptions, Panel(OWN_PANEL)],
+) -> None:
+    """Write the recordings of a manifest of NeMo as a corpus; lines with another target_lang are translations."""
+    from sprachbund.data.importers import read_nemo
+
+    _prepare_own(lambda: read_nemo(source, language), source, out, options, as_json)
 
 
 def huggingface(

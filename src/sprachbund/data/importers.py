@@ -1,4 +1,4 @@
-"""Corpora in the forms of other toolkits, as one's own recordings: Common Voice, Kaldi, lhotse, Hugging Face datasets.
+"""Corpora in the forms of other toolkits, as one's own recordings: Common Voice, Kaldi, lhotse, NeMo, Hugging Face.
 
 Each reader gives utterances and faults with file and line; `sprachbund.data.own` decides what becomes of them.
 """
@@ -60,6 +60,26 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield number, line.rstrip("\r")
+
+
+def _objects(path: Path, collected: _Collected) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Lines of JSON, with their file and number; `collected` gets the faults of those that are none."""
+    for number, line in _lines(path):
+        where = f"{path}:{number}"
+        try:
+            value = json.loads(line)
+            json.dumps(value, ensure_ascii=False).encode()  # JSON may name halves of characters
+        except UnicodeEncodeError as error:
+            half = ascii(error.object[error.start])
+            reason = f"holds {half}, half of a character; mend the line"
+        except (ValueError, RecursionError) as error:
+            reason = f"not JSON ({error}); mend the line"
+        else:
+            if isinstance(value, dict):
+                yield where, value
+                continue
+            reason = "is no object of JSON; mend the line"
+        collected.faults.append(Fault(where=where, reason=reason))
 
 
 def _spoken(tag: Any, language: str | None) -> str:
@@ -262,27 +282,15 @@ def read_lhotse(cuts: Path, language: str | None = None) -> OwnData:
         SprachbundError: no such file.
     """
     collected = _Collected()
-    for number, line in _lines(cuts):
-        where = f"{cuts}:{number}"
-        try:
-            cut = json.loads(line)
-            json.dumps(cut, ensure_ascii=False).encode()  # JSON may name halves of characters
-            if not isinstance(cut, dict) or cut.get("type", "MonoCut") != "MonoCut":
-                raise SprachbundError("is no MonoCut; mixed and padded cuts have to be saved as sound first")
-            supervisions = cut.get("supervisions") or []
-            if not supervisions:
-                raise SprachbundError("has no supervision, and so no text; add one")
-        except SprachbundError as error:
-            collected.faults.append(Fault(where=where, reason=str(error)))
-            continue
-        except UnicodeEncodeError as error:
-            half = ascii(error.object[error.start])
-            collected.faults.append(
-                Fault(where=where, reason=f"holds {half}, half of a character; mend the line")
-            )
-            continue
-        except (ValueError, RecursionError) as error:
-            collected.faults.append(Fault(where=where, reason=f"not JSON ({error}); mend the line"))
+    for where, cut in _objects(cuts, collected):
+        reason = ""
+        if cut.get("type", "MonoCut") != "MonoCut":
+            reason = "is no MonoCut; mixed and padded cuts have to be saved as sound first"
+        elif not (supervisions := cut.get("supervisions") or []):
+            nemo = ", or prepare it with `sprachbund data prepare nemo`" if _NEMO_PATH in cut else ""
+            reason = f"has no supervision, and so no text; add one{nemo}"
+        if reason:
+            collected.faults.append(Fault(where=where, reason=reason))
             continue
         for part, supervision in enumerate(supervisions):
             suffix = f"-{part}" if len(supervisions) > 1 else ""
@@ -356,6 +364,100 @@ def _times(cut: dict[str, Any], said: dict[str, Any]) -> tuple[float, float]:
             f"its supervision is {duration_s} s from {start_s} s of a cut of {cut_s} s; mend the times"
         )
     return cut_start_s + first_s, duration_s - (first_s - start_s) - (end_s - last_s)
+
+
+# NeMo: a manifest of JSON lines, each with a sound and a text.
+
+_NEMO_PATH = "audio_filepath"
+_NEMO_TEXTS, _NEMO_SOURCES = ("text", "answer"), ("source_lang", "lang")
+
+
+def read_nemo(manifest: Path, language: str | None = None) -> OwnData:
+    """The utterances of a manifest of NeMo.
+
+    Lines of the same stretch of sound are one utterance: the text in the language spoken is its transcript, those in
+    others (`target_lang`) are translations.
+
+    Args:
+        manifest: JSON lines with audio_filepath and text (or answer), and optionally offset and duration in seconds,
+            lang or source_lang, target_lang, and speaker; paths as they stand, or relative to it.
+        language: BCP-47 tag of the speech, where a line states none.
+
+    Raises:
+        SprachbundError: no such file.
+    """
+    collected = _Collected()
+    utterances: dict[tuple[str, float, float | None], list[tuple[str, dict[str, Any]]]] = {}
+    for where, line in _objects(manifest, collected):
+        try:
+            utterances.setdefault(_stretch(line), []).append((where, line))
+        except SprachbundError as error:
+            collected.faults.append(Fault(where=where, reason=str(error)))
+    for stretch, lines in utterances.items():
+        collected.read(
+            lines[0][0],
+            lambda stretch=stretch, lines=lines: _nemo_utterance(manifest, stretch, lines, language),  # type: ignore[misc]
+        )
+    return collected.data(manifest)
+
+
+def _stretch(line: Mapping[str, Any]) -> tuple[str, float, float | None]:
+    """The sound of a line: its path, and begin and length in seconds; of a whole recording, 0 and None."""
+    if "shard_id" in line:
+        raise SprachbundError("its sound is in a tar file (shard_id); unpack it, and leave shard_id out")
+    path, offset, duration = line.get(_NEMO_PATH), line.get("offset"), line.get("duration")
+    if not isinstance(path, str) or not path:
+        raise SprachbundError(f"{_NEMO_PATH} is {path!r}; name the recording")
+    if offset is None:
+        return path, 0.0, None
+    try:
+        start_s, duration_s = float(offset), float(duration or 0.0)
+    except (TypeError, ValueError):
+        start_s = duration_s = -1.0
+    if not (0 <= start_s < math.inf and 0 < duration_s < math.inf):
+        raise SprachbundError(
+            f"offset {offset!r} and duration {duration!r} are no stretch of time; mend the line"
+        )
+    return path, start_s, duration_s
+
+
+def _nemo_utterance(
+    manifest: Path,
+    stretch: tuple[str, float, float | None],
+    lines: list[tuple[str, dict[str, Any]]],
+    language: str | None,
+) -> OwnRecording:
+    name, start_s, duration_s = stretch
+    where, first = lines[0]
+    spoken = _spoken(_value(first, _NEMO_SOURCES), language)
+    texts: dict[str, str] = {}
+    for number, line in lines:
+        if (other := _spoken(_value(line, _NEMO_SOURCES), language)) != spoken:
+            raise SprachbundError(f"is in {spoken}, and in {other} in {number}; mend one of them")
+        target = tag_of(str(line.get("target_lang") or spoken), "target_lang:")
+        if target in texts:
+            raise SprachbundError(f"has two texts in {target}, the second in {number}; remove one")
+        texts[target] = _text(_value(line, _NEMO_TEXTS))
+    if spoken not in texts:
+        raise SprachbundError(f"has no text in {spoken}, the language spoken; add a line with the transcript")
+    path = Path(name)
+    stem = clean_text(path.with_suffix("").as_posix()).strip("/").replace("/", "-")
+    return OwnRecording(
+        where=where,
+        utterance_id=stem if duration_s is None else f"{stem}-{start_s:g}",
+        path=_there(path if path.is_absolute() or is_file(path) else manifest.parent / path),
+        language=spoken,
+        text=texts.pop(spoken),
+        speaker=str(first.get("speaker") or ""),
+        translations=texts,
+        start_s=start_s,
+        duration_s=duration_s,
+    )
+
+
+def _value(line: Mapping[str, Any], names: tuple[str, ...]) -> Any:
+    """The first of some fields that a line has."""
+    return next((line[name] for name in names if line.get(name)), None)
 
 
 # Hugging Face datasets: tables of parquet or arrow whose audio column holds the sound, or its path.

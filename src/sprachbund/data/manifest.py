@@ -14,11 +14,13 @@ import copy
 import hashlib
 import json
 import mmap
+import os
 import re
 import wave
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -521,10 +523,27 @@ def in_both(trained: Iterable[str | Path], measured: Iterable[str | Path]) -> li
     return [Path(directory) for directory in measured if Path(directory).resolve() in known]
 
 
-def corpora_in(directory: Path) -> list[Path]:
-    """The corpora in a folder, of either form: itself, or those directly under it."""
-    folders = [directory, *sorted(path for path in directory.glob("*") if path.is_dir())]
-    return [path for path in folders if (path / INDEX_FILE).exists() or any(path.glob("cuts.*.jsonl"))]
+def corpora_in(directory: Path, *, deepest: int | None = None) -> list[Path]:
+    """The corpora in a folder, of either form: itself, and those below it in the order of names.
+
+    Folders that are linked belong to it, and hidden ones do not. One that has two names is taken by the first.
+
+    Args:
+        directory: folder that is looked through.
+        deepest: levels below it that are looked at; all if None.
+    """
+    corpora: list[Path] = []
+    seen = set[str]()
+    for folder, below, files in os.walk(directory, followlinks=True):
+        depth = len(Path(folder).parts) - len(directory.parts)
+        below[:] = [] if depth == deepest else sorted(name for name in below if not name.startswith("."))
+        if (real := os.path.realpath(folder)) in seen:  # of links to a folder above there would be no end
+            below.clear()
+            continue
+        seen.add(real)
+        if INDEX_FILE in files or any(fnmatch(name, "cuts.*.jsonl") for name in files):
+            corpora.append(Path(folder))
+    return corpora
 
 
 def _no_corpus(directory: Path) -> SprachbundError:
@@ -535,7 +554,8 @@ def _no_corpus(directory: Path) -> SprachbundError:
         return SprachbundError(
             f"{directory} holds tar shards, which this does not read; name the corpus that they were packed of"
         )
-    if below := [path for path in corpora_in(directory) if not (path / INDEX_FILE).exists()]:
+    # Not looked for further below, since this may be the wrong folder, and a large one.
+    if below := [path for path in corpora_in(directory, deepest=1) if not (path / INDEX_FILE).exists()]:
         return SprachbundError(f"{directory} holds no cuts.*.jsonl; name {one_of(below)}")
     return SprachbundError(
         f"{directory} holds no cuts.*.jsonl; make it with `sprachbund data make` or `data prepare`"

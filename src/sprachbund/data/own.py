@@ -14,6 +14,7 @@ import hashlib
 import io
 import json
 import re
+import shlex
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -132,7 +133,7 @@ def prepare_own(
     *,
     progress: Progress = nothing,
 ) -> Prepared:
-    """Write recordings as manifests into `out`, or `out/train` and `out/dev`; whole shards there stay.
+    """Write recordings as manifests into `out`, or `out/train`, `out/dev` and `out/test`; whole shards there stay.
 
     Args:
         corpus: recordings and faults.
@@ -148,7 +149,7 @@ def prepare_own(
     if not corpus.recordings:
         _write_skipped(out / SKIPPED, faults)
         raise _nothing_left(options.name, out / SKIPPED, faults)
-    parts = _parts(corpus.recordings, options.dev_share, sentence)
+    parts = _parts(corpus.recordings, options, sentence)
     done = clipped = unchecked = 0
     total = len(corpus.recordings)
     for part, recordings in parts.items():
@@ -216,11 +217,12 @@ def _begin(out: Path, recordings: Sequence[OwnRecording], options: OwnOptions) -
     A folder goes on by the rule that it was begun with.
     """
     what = [{**_identity(r), "where": "", "path": str(r.path.resolve())} for r in recordings]
-    settings = {"corpus": "recordings", "content": _digest(what), "dev_share": options.dev_share}
+    before = {"corpus": "recordings", "content": _digest(what), "dev_share": options.dev_share}
+    settings = before | {"test_share": options.test_share}
     former = out / PREPARED_FROM
     digest = read_text(former).strip() if former.exists() else None
     by_text, by_words = _digest([what, options.dev_share]), _digest([what, options.dev_share, "words"])
-    begin(out, settings, known=settings if digest in (by_text, by_words) else None)
+    begin(out, settings, known=before if digest in (by_text, by_words) else None, before={"test_share": 0.0})
     return _text_before if digest == by_text else _words
 
 
@@ -239,18 +241,28 @@ def _identity(recording: OwnRecording) -> dict[str, Any]:
 
 
 def _parts(
-    recordings: Sequence[OwnRecording], dev_share: float, sentence: _Sentence
+    recordings: Sequence[OwnRecording], options: OwnOptions, sentence: _Sentence
 ) -> dict[str, list[OwnRecording]]:
-    if not dev_share:
+    """The recordings of each part; a sentence goes to the same one, whatever others there are."""
+    shares = {"dev": options.dev_share, "test": options.test_share}
+    if not any(shares.values()):
         return {"": list(recordings)}
-    parts: dict[str, list[OwnRecording]] = {"train": [], "dev": []}
+    parts: dict[str, list[OwnRecording]] = {
+        "train": [],
+        **{part: [] for part, share in shares.items() if share},
+    }
     for recording in recordings:
         digest = hashlib.sha256(sentence(recording).encode()).digest()
-        parts["dev" if int.from_bytes(digest[:4]) / 2**32 < dev_share else "train"].append(recording)
+        number = int.from_bytes(digest[:4]) / 2**32
+        if number < options.dev_share:
+            part = "dev"
+        else:
+            part = "test" if number < options.dev_share + options.test_share else "train"
+        parts[part].append(recording)
     if empty := [part for part, some in parts.items() if not some]:
+        asked = " and ".join(f"{share} for {part}" for part, share in shares.items() if share)
         raise SprachbundError(
-            f"a share of {dev_share} for dev leaves {empty[0]} empty with {len(recordings)} utterances; "
-            "change it"
+            f"a share of {asked} leaves {empty[0]} empty with {len(recordings)} utterances; change it"
         )
     return parts
 
@@ -513,8 +525,13 @@ AUDIO_SUFFIXES = frozenset(
 PATH, LANGUAGE, TEXT, SPEAKER, ID = "path", "language", "text", "speaker", "utterance_id"
 COLUMNS = (PATH, LANGUAGE, TEXT, SPEAKER, ID)
 _TRANSLATION = re.compile(r"translation[_-](.+)", re.IGNORECASE)
-# As folders of audio have them on the Hugging Face hub.
-_METADATA = {"file_name": PATH, "transcription": TEXT, "sentence": TEXT, "transcript": TEXT}
+_ELSEWHERE = {
+    **dict.fromkeys(("file_name", "filename", "file", "audio", "audio_path", "audio_filepath"), PATH),
+    **dict.fromkeys(("lang", "locale"), LANGUAGE),
+    **dict.fromkeys(("transcription", "sentence", "transcript"), TEXT),
+    **dict.fromkeys(("speaker_id", "client_id"), SPEAKER),
+}
+"""What the tables of others call a column: folders of audio on the Hugging Face hub, Common Voice, NeMo."""
 _AMBIGUOUS = {
     "id": f"an identifier or Indonesian; call it {ID} or translation_id",
     "no": "a number or Norwegian; call it translation_no, or remove it",
@@ -583,6 +600,9 @@ class _FolderReader:
         self._texts = dict.fromkeys(texts, False)  # whether a recording has used it
         self._taken: dict[str, Path] = {}  # utterance to its recording
         self._tagged: dict[Path, list[tuple[str, Path]]] = {}  # NAME of NAME.TAG.txt to its tags
+        self._transcripts = {
+            path.with_suffix(""): path for path in sorted(texts)
+        }  # of A.TXT and A.txt, the latter
         stems = {path.with_suffix("") for path in audio}
         for path in texts:
             name, _, tag = path.stem.rpartition(".")
@@ -600,9 +620,9 @@ class _FolderReader:
 
     def _read(self, audio: Path) -> OwnRecording:
         stem = audio.with_suffix("")
-        transcript = stem.with_name(stem.name + ".txt")
+        transcript = self._transcripts.get(stem)
         tagged = self._tagged.get(stem, [])
-        texts = [path for path in (transcript, *(path for _, path in tagged)) if path in self._texts]
+        texts = [*([transcript] if transcript else []), *(path for _, path in tagged)]
         self._texts.update(dict.fromkeys(texts, True))
         if unknown := [path for path in (audio, *texts) if not _is_unicode(path)]:
             raise SprachbundError(f"{_shown(unknown[0])} has a name that is not UTF-8; rename it")
@@ -610,8 +630,8 @@ class _FolderReader:
         name = stem.relative_to(self.directory).as_posix().replace("/", "-")
         if (other := self._taken.setdefault(name, audio)) != audio:
             raise SprachbundError(f"has the same name as {other}, {name!r} in the corpus; rename one")
-        if transcript not in self._texts:
-            raise SprachbundError(f"has no transcript; write it into {transcript}")
+        if transcript is None:
+            raise SprachbundError(f"has no transcript; write it into {stem.with_name(stem.name + '.txt')}")
         parent = audio.parent.relative_to(self.directory).as_posix()
         return OwnRecording(
             where=str(audio),
@@ -657,26 +677,29 @@ def _read_text(path: Path) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class _Header:
-    """Meaning of each column of a table: a name of `COLUMNS`, or the language of a translation."""
+    """Meaning of each column of a table: a name of `COLUMNS`, or the language of a translation, or neither."""
 
     names: tuple[str, ...]
     languages: Mapping[int, str]
 
 
-def read_table(path: Path, language: str | None = None, *, commas: bool = False) -> OwnData:
+def read_table(
+    path: Path, language: str | None = None, *, commas: bool = False, ignored: Sequence[str] = ()
+) -> OwnData:
     """The recordings of a table, separated by tabs or commas.
 
     The first line names the columns: `path` (relative to the table), `text`, `language` (or the argument), optionally
     `speaker` and `utterance_id`, and a column for each translation, `translation_de` or `de`. A language is a tag or
     a name, `german` as well as `de`; tags of three letters, `id` and `no` need the `translation_`. Between tabs,
     fields are taken as they stand, quotation marks too; between commas, quotation marks enclose fields. An empty
-    translation is one that is missing. In a table with commas, `file_name` is the path, and `transcription`,
-    `transcript` or `sentence` the text.
+    translation is one that is missing. Names that others have for these columns are known: `file_name` or `audio` is
+    the path, `transcription` or `sentence` the text, `lang` the language, `speaker_id` or `client_id` the speaker.
 
     Args:
         path: path of the table.
         language: language of the speech, where no column says it.
         commas: fields stand between commas.
+        ignored: names of columns that are not read.
 
     Raises:
         SprachbundError: no such file, not UTF-8, or a header that cannot be understood.
@@ -708,7 +731,7 @@ def read_table(path: Path, language: str | None = None, *, commas: bool = False)
         raise SprachbundError(
             f"{path}:1: the columns stand between semicolons, not {kinds[here]}; save the table with tabs or commas"
         )
-    header = _read_header(path, [_METADATA.get(name, name) for name in names] if commas else names, language)
+    header = _read_header(path, names, language, ignored)
     recordings: dict[str, OwnRecording] = {}
     faults: list[Fault] = []
     for number, line in lines:
@@ -750,27 +773,47 @@ def _lines_with_commas(path: Path, content: str) -> Iterator[tuple[int, list[str
         ) from error
 
 
-def _read_header(path: Path, fields: Sequence[str], language: str | None) -> _Header:
-    names = tuple(name.strip() for name in fields)
-    known = f"known are {', '.join(COLUMNS)}, and translation_de or de for a translation into German"
+def _read_header(path: Path, fields: Sequence[str], language: str | None, ignored: Sequence[str]) -> _Header:
+    written = [name.strip() for name in fields]
+    if absent := [name for name in ignored if name not in written]:
+        raise SprachbundError(
+            f"{path}:1: no column {absent[0]!r}, which is to be ignored; there are {', '.join(written)}"
+        )
+    names = ["" if name in ignored else _ELSEWHERE.get(name.lower(), name) for name in written]
     languages: dict[int, str] = {}
+    faults: dict[str, str] = {}
     for i, name in enumerate(names):
-        if name in COLUMNS:
+        if name in COLUMNS or written[i] in ignored:
             continue
-        if meanings := _AMBIGUOUS.get(name.lower()):
-            raise SprachbundError(f"{path}:1: column {name!r} can be {meanings}")
         try:
-            tag_of(_TRANSLATION.sub(r"\1", name), "")
-        except SprachbundError:
-            raise SprachbundError(f"{path}:1: unknown column {name!r}; {known}") from None
-        languages[i] = translation_language(name, f"{path}:1: column")
+            languages[i] = _language_of_column(name)
+        except SprachbundError as error:
+            faults[name] = str(error)
+    known = f"known are {', '.join(COLUMNS)}, and translation_de or de for a translation into German"
+    if faults:
+        raise SprachbundError(
+            f"{path}:1: {'; '.join(faults.values())}; {known}; what is not to be read can be left out with "
+            f"--ignore {shlex.quote(','.join(faults))}"
+        )
     wanted = [PATH, TEXT] if language else [PATH, LANGUAGE, TEXT]
     if missing := [name for name in wanted if name not in names]:
         raise SprachbundError(f"{path}:1: no column {' and no column '.join(map(repr, missing))}; {known}")
     kinds = [languages.get(i, name) for i, name in enumerate(names)]
-    if twice := [kind for kind in kinds if kinds.count(kind) > 1]:
-        raise SprachbundError(f"{path}:1: column {twice[0]!r} is there twice; remove one")
-    return _Header(names=names, languages=languages)
+    for kind in filter(None, kinds):
+        if len(both := [repr(name) for name, other in zip(written, kinds, strict=True) if other == kind]) > 1:
+            raise SprachbundError(f"{path}:1: column {kind!r} is there twice ({', '.join(both)}); remove one")
+    return _Header(names=tuple(names), languages=languages)
+
+
+def _language_of_column(name: str) -> str:
+    """The language that a column holds a translation into. Raises SprachbundError, with the column."""
+    if meanings := _AMBIGUOUS.get(name.lower()):
+        raise SprachbundError(f"column {name!r} can be {meanings}")
+    try:
+        tag_of(_TRANSLATION.sub(r"\1", name), "")
+    except SprachbundError:
+        raise SprachbundError(f"unknown column {name!r}") from None
+    return translation_language(name, "column")
 
 
 def _file_named(folder: Path, name: str) -> Path:

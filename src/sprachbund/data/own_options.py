@@ -14,7 +14,8 @@ class OwnOptions:
         name: name of the corpus; that of its folder or table if not given.
         licence: licence of recordings and texts, for the model's card.
         attribution: whom to name, for the model's card.
-        dev_share: share of the sentences, by transcript, for a dev part; 0 makes one part.
+        dev_share: share of the sentences, by transcript, for a dev part; 0 makes none.
+        test_share: share for a test part; 0 makes none. Without either there is one part, of all.
         skip_bad: leave faulty utterances out, and list them, instead of ending at the first.
     """
 
@@ -22,9 +23,18 @@ class OwnOptions:
     licence: Annotated[str, Option("--licence", metavar="NAME")] = ""
     attribution: Annotated[str, Option("--attribution", metavar="TEXT")] = ""
     dev_share: Annotated[float, Option("--dev-share", metavar="X")] = 0.0
+    test_share: Annotated[float, Option("--test-share", metavar="X")] = 0.0
     skip_bad: Annotated[bool, Option("--skip-bad")] = False
 
     def __post_init__(self) -> None:
         check(self)
-        if not 0.0 <= self.dev_share < 1.0:
-            raise OptionValueError("dev_share", self.dev_share, "give 0 up to, but not, 1")
+        for name, share in (("dev_share", self.dev_share), ("test_share", self.test_share)):
+            if not 0.0 <= share < 1.0:
+                raise OptionValueError(name, share, "give 0 up to, but not, 1")
+        if self.dev_share + self.test_share >= 1.0:
+            raise OptionValueError(
+                "test_share",
+                self.test_share,
+                "leave a share for training",
+                reason=f"beside {self.dev_share} for dev",
+            )
