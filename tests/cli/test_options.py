@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, model_validator
 from typer.core import TyperGroup, TyperOption
 
 from sprachbund.audio.span_options import SpanOptions
-from sprachbund.cli import build_app
+from sprachbund.cli import _ELSEWHERE, build_app
 from sprachbund.cli.compress import distil, prune, pseudo_label, quantize
 from sprachbund.cli.console import UsageError
 from sprachbund.cli.evaluate import compare, evaluate, score
@@ -400,6 +400,45 @@ def test_errors_name_the_options_that_were_typed(verb: str, options: list[str], 
     assert ran.code == 2
     *_, error = ran.err.splitlines()
     assert error.startswith(f"sprachbund: error: {message}")
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("translate a.wav --language de", "No such option: --language; it is --from here."),
+        ("transcribe a.wav --language de", "No such option: --language; it is --from here."),
+        ("translate a.wav --tgt_lang de", "No such option: --tgt_lang; it is --to here."),
+        ("translate a.wav -o out", "No such option: -o; it is --out here."),
+        ("translate a.wav --output_format srt", "No such option: --output_format; it is --format here."),
+        (
+            "transcribe a.wav --to de",
+            "No such option: --to; `sprachbund translate` writes other languages.",
+        ),
+        (
+            "transcribe a.wav --task translate",
+            "No such option: --task; there are two verbs, `sprachbund translate` and `sprachbund transcribe`.",
+        ),
+        (
+            "translate a.wav --formt srt",
+            "No such option: --formt. Did you mean --format or --from or --prompt?",
+        ),
+        ("translate a.wav --zzz red", "No such option: --zzz."),
+        ("data check a --language de", "No such option: --language."),
+        ("data check a --task x", "No such option: --task."),
+    ],
+)
+def test_options_of_other_programs_are_answered_with_ours(typed: str, said: str) -> None:
+    ran = command(*typed.split())
+    verb = " ".join(typed.split()[: 2 if typed.startswith("data") else 1])
+    assert ran.code == 2
+    assert ran.err == f"sprachbund: error: {said} See `sprachbund {verb} --help`.\n"
+
+
+def test_what_options_of_other_programs_are_called_is_an_option_of_some_verb() -> None:
+    """A renamed option would leave its entry without effect."""
+    verbs = dict(_commands(typer.main.get_command(build_app())))
+    names = {name for verb in verbs.values() for parameter in verb.params for name in parameter.opts}
+    assert set(_ELSEWHERE) <= names
 
 
 def test_guesses_is_the_former_name_of_num_draft_tokens() -> None:

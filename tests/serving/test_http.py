@@ -188,6 +188,33 @@ def test_a_field_that_cannot_be_is_told_with_its_value(small):
     assert len(reason(post(small, fields={**FIELDS, "temperature": "9" * 5000}), 400)) < 200
 
 
+def test_fields_left_empty_are_as_not_sent(small):
+    names = [
+        "language", "languages[]", "prompt", "hot_words[]", "response_format", "temperature", "digits", "stream",
+        "timestamp_granularities[]", "include[]", "chunking_strategy",
+    ]  # fmt: skip
+    empty = {"model": "tiny", "target_language": "de", **dict.fromkeys(names, "")}
+    answer = post(small, fields=empty, path="v1/audio/translations")
+    assert answer.status_code == 200, answer.text
+    without = {"model": "tiny", "target_language": "de"}
+    assert answer.json() == post(small, fields=without, path="v1/audio/translations").json()
+    assert reason(post(small, fields={"model": ""}), 400) == "the field 'model' is missing; send it"
+    assert "the field 'colour' is not known here" in reason(post(small, fields={**FIELDS, "colour": ""}), 400)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("language", "xx"), ("languages[]", "xx"), ("target_language", "xx"), ("language", "auto")],
+)
+def test_a_language_that_no_model_knows_is_refused_with_its_field(small, field, value):
+    fields = {"model": "tiny", "target_language": "de", field: value}
+    answer = post(small, fields=fields, path="v1/audio/translations")
+    said = reason(answer, 400)
+    assert repr(value) in said
+    assert ("leave it out, and the language spoken is identified" in said) == (value == "auto")
+    assert answer.json()["error"]["param"] == field
+
+
 def test_bodies_of_another_kind(small):
     url = f"{small.url}/v1/audio/transcriptions"
     assert "send multipart/form-data" in reason(httpx.post(url, json={"model": "tiny"}), 415)
@@ -346,6 +373,7 @@ def test_languages_of_a_model(small):
     actual = httpx.get(f"{small.url}/v1/languages", params={"model": "tiny"}).json()
     assert {"tag": "de", "name": "German"} in actual["sources"]
     assert ["en", "fr"] in actual["pairs"]
+    assert actual["policies"] == ["local-agreement", "alignatt", "wait-k", "retranslation", "span"]
     assert httpx.get(f"{small.url}/v1/languages").json() == actual
     assert reason(httpx.get(f"{small.url}/v1/languages", params={"model": "none"}), 404)
 
@@ -370,7 +398,10 @@ def test_texts_are_translated_by_models_that_can(small):
         assert wanted[0]
         assert answer["data"] == [{"index": 0, "text": wanted[0]}, {"index": 1, "text": wanted[1]}]
         assert httpx.post(url, json={**body, "input": "two"}).json()["data"][0]["text"] == wanted[1]
-        assert "'xx'" in reason(httpx.post(url, json={**body, "target_language": "xx"}), 400)
+        for field in ("target_language", "source_language"):
+            answer = httpx.post(url, json={**body, field: "xx"})
+            assert "'xx'" in reason(answer, 400)
+            assert answer.json()["error"]["param"] == field
         assert reason(httpx.post(url, json={**body, "input": []}), 400)
     finally:
         family.capabilities = before

@@ -386,7 +386,11 @@ def test_cleared_sound_is_in_no_item(running, spoken):
     run(scenario())
 
 
-TURNS = "session.audio.input.turn_detection"
+TURNS, HEARD = "session.audio.input.turn_detection", "session.audio.input.transcription"
+
+
+def _heard(**values) -> dict:
+    return {"audio": {"input": {"transcription": values}}}
 
 
 def _turns(**values) -> dict:
@@ -415,8 +419,9 @@ def _turns(**values) -> dict:
         ({"audio": {"input": {"format": {"type": "audio/pcm", "rate": 8000}}}}, "invalid_value", None, "24000 Hz"),
         ({"audio": {"input": {"transcription": {"model": "whisper-1"}}}}, "model_not_found", "model", "bundled"),
         ({"audio": {"input": {"transcription": {"model": "/etc"}}}}, "model_not_found", "model", "bundled"),
-        ({"audio": {"input": {"transcription": {"language": "tlh"}}}}, None, None, "'tlh'"),
-        ({"audio": {"output": {"language": "xx"}}}, None, None, "'xx'"),
+        (_heard(language="tlh"), "unknown_language", f"{HEARD}.language", "'tlh'"),
+        (_heard(languages=["xx"]), "unknown_language", f"{HEARD}.languages", "'xx'"),
+        ({"audio": {"output": {"language": "xx"}}}, "unknown_language", "session.audio.output.language", "'xx'"),
         ({"audio": {"input": {"transcription": {"prompt": "Ada"}}}}, None, None, "no room for a prompt"),
         ({"include": ["tokens"]}, "invalid_value", None, "logprobs"),
         ({"audio": {"input": {"transcription": {"keywords": [""]}}}}, "invalid_value", None, "keywords.0"),

@@ -257,7 +257,8 @@ def _report(error: Exception) -> int:
             typer.echo(context.get_usage(), err=True)
             say(f"error: {_missing(error)} See `{path} --help`.")
             return USAGE
-        say(f"error: {_refused_value(error) or error.format_message()} See `{path} --help`.")
+        reason = _refused_value(error) or _unknown_option(error) or error.format_message()
+        say(f"error: {reason} See `{path} --help`.")
         return USAGE
     say(f"error: {error_line(error)}")
     if not isinstance(error, UsageError):
@@ -275,6 +276,45 @@ def _missing(error: Any) -> str:
     option = parameter.param_type_name == "option"
     name = max(parameter.opts, key=len) if option else parameter.metavar or parameter.name.upper()
     return f"{name} is missing."
+
+
+_ELSEWHERE = {
+    "--from": ("--language", "--lang", "--source", "--source-language", "--source-lang", "--src-lang", "-l"),
+    "--to": ("--target", "--target-language", "--target-lang", "--tgt-lang"),
+    "--out": ("--output", "--output-dir", "-o"),
+    "--format": ("--output-format", "-f"),
+    "--words": ("--word-timestamps",),
+    "--beam": ("--beam-size", "--num-beams"),
+    "--prompt": ("--initial-prompt",),
+    "--engine": ("--compute-type",),
+    "--speakers": ("--diarize",),
+    "--hot-words": ("--hotwords",),
+    "--threads": ("--num-threads", "-t"),
+    "--model": ("-m",),
+}
+"""Option to its names in openai-whisper, whisper-ctranslate2, whisper.cpp, fairseq and NeMo, with - for _."""
+_VERBS_ELSEWHERE = {
+    "--task": "there are two verbs, `sprachbund translate` and `sprachbund transcribe`",
+    "--to": "`sprachbund translate` writes other languages",
+}
+"""Option to what a verb without it says instead."""
+
+
+def _unknown_option(error: Any) -> str | None:
+    """The message about an option that there is not: what it is called here, else those that are spelled alike."""
+    if type(error).__name__ != "NoSuchOption" or error.ctx is None:
+        return None
+    typed, command = error.option_name, error.ctx.command
+    options = {name for parameter in command.params for name in parameter.opts}
+    spelled = typed.replace("_", "-")
+    speaks = {"--from", "--to"} & options  # in other verbs such an option means something else
+    if speaks and spelled in _VERBS_ELSEWHERE:
+        return f"No such option: {typed}; {_VERBS_ELSEWHERE[spelled]}."
+    here = next((name for name, others in _ELSEWHERE.items() if spelled in others and name in options), None)
+    if here is not None:
+        return f"No such option: {typed}; it is {here} here."
+    near = f" Did you mean {' or '.join(sorted(error.possibilities))}?" if error.possibilities else ""
+    return f"No such option: {typed}.{near}"
 
 
 def _refused_value(error: Any) -> str | None:

@@ -23,6 +23,7 @@ from sprachbund.serving.schemas import RefusalError
 from sprachbund.serving.settings import Settings
 from sprachbund.serving.worker import ModelWorker
 from sprachbund.streaming.engine import LiveEngine
+from sprachbund.streaming.writing import policies_of
 from sprachbund.text.languages import language_name
 from sprachbund.util.processor import core_groups
 
@@ -304,11 +305,12 @@ def described_model(store: ModelStore, model: str) -> dict[str, Any]:
 
 
 def languages_of(model: Model) -> dict[str, Any]:
-    """Languages a model hears and writes, with their names, and its pairs."""
+    """Languages a model hears and writes, with their names, its pairs, and how it writes live text."""
     return {
         "sources": [_named(tag) for tag in sorted({source for source, _ in model.pairs})],
         "targets": [_named(tag) for tag in sorted({target for _, target in model.pairs})],
         "pairs": [list(pair) for pair in model.pairs],
+        "policies": list(policies_of(model.family)),
     }
 
 

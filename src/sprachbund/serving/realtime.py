@@ -14,7 +14,7 @@ import binascii
 import logging
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Annotated, Any, Literal, get_args
 
@@ -230,6 +230,16 @@ class Session(_Strict):
             "hot_words": ("audio.input.transcription.keywords", spoken.keywords),
             "turn_end": ("audio.input.turn_detection.type", turns),
             "word_timestamps": ("include", self.include),
+        }
+
+    @property
+    def languages_sent(self) -> Mapping[str, Collection[str]]:
+        """Languages in the session, by the name of their field."""
+        spoken = self.audio.input.transcription or Transcription()
+        return {
+            "session.audio.output.language": [self.audio.output.language or ""],
+            "session.audio.input.transcription.language": [spoken.language or ""],
+            "session.audio.input.transcription.languages": spoken.languages or (),
         }
 
     def start(self, default_model: str) -> Start:
@@ -640,7 +650,7 @@ class RealtimeConnection:
 
     async def _open(self, session: Session) -> _Turn:
         vad = session.audio.input.turn_detection
-        with named_as_sent(session.sent):
+        with named_as_sent(session.sent, session.languages_sent):
             live = await self._sessions.open(
                 session.start(self._default),
                 self._owner,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import log
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, TypeAdapter, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, TypeAdapter, ValidationError, model_validator
 
 from sprachbund.audio.isolated import DecoderUnavailableError
 from sprachbund.decoding.formats import render
@@ -15,7 +15,7 @@ from sprachbund.decoding.options import draws_tokens, no_room_for_prompt
 from sprachbund.decoding.result import Segment, Translation
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family
-from sprachbund.text.languages import writes_spaces
+from sprachbund.text.languages import UnknownLanguageError, writes_spaces
 from sprachbund.util.options import OptionValueError
 
 JSON, VERBOSE, TEXT = "json", "verbose_json", "text"
@@ -76,10 +76,23 @@ class TranscriptionForm(BaseModel):
         Literal["auto"] | None, Field(description="Speech is always found by voice activity, which is auto.")
     ] = None
 
-    @field_validator("language", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _empty_is_none(cls, value: Any) -> Any:
-        return None if value == "" else value
+    def _without_empty(cls, values: Any) -> Any:
+        """The fields but for those left empty, which forms send too, and which ask for nothing."""
+        if not isinstance(values, dict):
+            return values
+        names = {field.alias or name for name, field in cls.model_fields.items()}
+        return {
+            name: [one for one in value if one != ""] if isinstance(value, list) else value
+            for name, value in values.items()
+            if value != "" or name not in names
+        }
+
+    @property
+    def languages_sent(self) -> Mapping[str, Collection[str]]:
+        """Languages that were sent, by the name of their field."""
+        return {"language": [self.language or ""], "languages[]": self.languages}
 
     @property
     def sent(self) -> Mapping[str, tuple[str, Any]]:
@@ -132,6 +145,11 @@ class TranslationForm(TranscriptionForm):
         str, Field(min_length=1, description="Language wanted, as a tag or a name.")
     ] = "en"
 
+    @property
+    def languages_sent(self) -> Mapping[str, Collection[str]]:
+        """Languages that were sent, by the name of their field."""
+        return {"target_language": [self.target_language], **super().languages_sent}
+
 
 class TextForm(BaseModel):
     """Texts to translate."""
@@ -143,6 +161,11 @@ class TextForm(BaseModel):
     target_language: Annotated[str, Field(min_length=1)]
     source_language: str | None = None
     glossary: Annotated[str | None, Field(max_length=10_000)] = None
+
+    @property
+    def languages_sent(self) -> Mapping[str, Collection[str]]:
+        """Languages that were sent, by the name of their field."""
+        return {"target_language": [self.target_language], "source_language": [self.source_language or ""]}
 
     @property
     def texts(self) -> list[str]:
@@ -368,17 +391,23 @@ class RefusalError(SprachbundError):
 
 
 @contextmanager
-def named_as_sent(sent: Mapping[str, tuple[str, Any]]) -> Iterator[None]:
-    """Context manager that lets errors about options name the fields that the client sent.
+def named_as_sent(
+    sent: Mapping[str, tuple[str, Any]], languages: Mapping[str, Collection[str]]
+) -> Iterator[None]:
+    """Context manager that lets errors about options and languages name the fields that the client sent.
 
     Args:
         sent: field of the options to name and value of the client's field; others have the same in both.
+        languages: name of the client's field to the languages in it.
 
     Raises:
         RefusalError: 400, in place of such an error.
     """
     try:
         yield
+    except UnknownLanguageError as error:
+        field = next((name for name, typed in languages.items() if error.typed in typed), None)
+        raise RefusalError(400, str(error), code="unknown_language", param=field) from error
     except OptionValueError as error:
         name, value = sent.get(error.field, (error.field, error.value))
         names = {field: one for field, (one, _) in sent.items()}

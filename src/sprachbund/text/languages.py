@@ -8,6 +8,8 @@ from sprachbund.errors import SprachbundError
 
 MIXED = "mul"
 """BCP-47's tag for several languages: as a target, speech that mixes them, written as it is spoken."""
+_ANY = ("auto", "detect")
+"""What other programs have for a language that is to be identified."""
 _MIXED_NAME, _MIXED_TYPED = "mixed, as spoken", "mixed"
 CHINESE = frozenset({"zh", "cmn", "yue", "nan", "wuu", "hak", "gan", "hsn", "lzh"})
 """Chinese languages, which are written in its characters unless their tag says Latin letters."""
@@ -16,7 +18,16 @@ _WITHOUT_SPACES = CHINESE | {"ja", "th", "lo", "my", "km", "bo", "dz"}
 
 
 class UnknownLanguageError(SprachbundError):
-    """A language that was asked for is not among those of a model or a corpus."""
+    """A language that was asked for is not among those of a model or a corpus.
+
+    Args:
+        message: one line.
+        typed: the language as it was asked for.
+    """
+
+    def __init__(self, message: str, typed: str = "") -> None:
+        super().__init__(message)
+        self.typed = typed
 
 
 def primary(tag: str) -> str:
@@ -78,10 +89,13 @@ def parse_language(tag: str, known: Iterable[str]) -> str:
     same = [c for c in choices if primary(c) in {primary(r) for r in _readings(wanted)}]
     if len(same) == 1 and "-" not in wanted:
         return same[0]
-    nearest = _nearest(wanted, choices)
-    advice = "" if nearest is None else f"nearest: {nearest}; "
+    if wanted.casefold() in _ANY:
+        advice = "leave it out, and the language spoken is identified; "
+    else:
+        nearest = _nearest(wanted, choices)
+        advice = "" if nearest is None else f"nearest: {nearest}; "
     raise UnknownLanguageError(
-        f"language {tag!r} is not among those of this model; {advice}it knows {described(choices)}"
+        f"language {tag!r} is not among those of this model; {advice}it knows {described(choices)}", tag
     )
 
 

@@ -90,7 +90,9 @@ def make_app(script: Script) -> FastAPI:
     def languages(request: Request, model: str) -> Any:
         every = [{"tag": tag, "name": name} for tag, name in NAMES.items()]
         pairs = [[a, b] for a in NAMES for b in NAMES if (a, b) != ("es", "ja")]
-        return refused(request) or {"sources": every, "targets": every, "pairs": pairs}
+        known = {"sources": every, "targets": every, "pairs": pairs}
+        policies = ["local-agreement", "alignatt", "wait-k", "retranslation", "span"]
+        return refused(request) or {**known, "policies": ["frames", "span"] if model == "other" else policies}
 
     @app.post("/v1/audio/translations")
     async def translations(request: Request) -> Any:

@@ -55,6 +55,26 @@ def test_sound_is_sent_as_it_was_and_text_is_shown_as_it_comes(opened: Open, scr
     assert is_the_recording(heard(script))
 
 
+@pytest.mark.parametrize(("model", "settings"), [("bundled", {"step_s": 0.5}), ("other", {})])
+def test_seconds_between_looks_are_for_models_that_look(
+    opened: Open, script: Script, model: str, settings: dict[str, float]
+) -> None:
+    page = opened()
+    page.click("#open-settings")
+    page.select_option("#model", model)
+    until(
+        lambda: page.is_disabled('#policy option[value="alignatt"]') == (model == "other"),
+        "the policies of the model",
+    )
+    assert page.is_enabled('#policy option[value="auto"]')
+    page.fill("#step", "0.5")
+    page.keyboard.press("Escape")
+    page.click("#start")
+    until(lambda: script.firsts, "the first message")
+    stop(page)
+    assert (script.firsts[0]["policy"], script.firsts[0]["settings"]) == ("auto", settings)
+
+
 def heard(script: Script) -> np.ndarray:
     """What was sent from its first sound on: a microphone may begin with silence."""
     return np.trim_zeros(np.frombuffer(b"".join(script.frames), "<i2").astype(float), "f")

@@ -187,7 +187,7 @@ export class Announcer {
     const wanted = this.which === "all" || (this.which === "first" && event.target === targets[0]);
     if (!wanted) return;
     const text = (this.waiting.get(event.target) ?? "") + event.committed;
-    const whole = event.final || text.length > 80 || /[.!?。!?]$/u.test(text);
+    const whole = event.final || text.length > 80 || /[.!?。\uff01\uff1f]$/u.test(text);
     this.waiting.set(event.target, whole ? "" : text);
     if (!whole || !text) return;
     this.region.append(element("p", { lang: event.target, dir: "auto", textContent: text.trim() }));

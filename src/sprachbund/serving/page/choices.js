@@ -24,6 +24,7 @@ export class Choices {
     this.declared = [];
     this.source = "";
     this.pairs = [];
+    this.policies = [];
     this.bind();
   }
 
@@ -53,6 +54,8 @@ export class Choices {
     const known = await getJson(`v1/languages?model=${encodeURIComponent(this.model)}`);
     learn([...known.sources, ...known.targets]);
     this.pairs = known.pairs;
+    this.policies = known.policies;
+    this.offerPolicies();
     this.sources = known.sources.map(({ tag }) => tag);
     this.known = known.targets.map(({ tag }) => tag);
     fillSelect(byId("source"), [["", "Find out"], ...this.sources.map((tag) => [tag, nameOf(tag)])]);
@@ -60,6 +63,13 @@ export class Choices {
     this.targets = this.targets.filter((tag) => this.known.includes(tag));
     if (!this.targets.length) this.targets = [this.firstTarget()];
     this.setSource(this.sources.includes(this.source) ? this.source : "");
+  }
+
+  /** Those that the model can work by; "auto" always. */
+  offerPolicies() {
+    const policy = byId("policy");
+    for (const option of policy.options) option.disabled = option.value !== "auto" && !this.policies.includes(option.value);
+    if (policy.selectedOptions[0]?.disabled) policy.value = "auto";
   }
 
   /** The user's own language, where the model writes it. */
@@ -134,7 +144,8 @@ export class Choices {
   /** The first message of a live session. */
   start(sample_rate) {
     const policy = byId("policy").value, step_s = byId("step").valueAsNumber;
-    const looks = policy !== "span" && Number.isFinite(step_s);  // after each pause there is one look alone
+    // After each pause there is one look alone, and a model that writes by frames is never asked again.
+    const looks = !["span", "frames"].includes(policy === "auto" ? this.policies[0] : policy) && Number.isFinite(step_s);
     return {
       model: this.model, targets: this.targets, source: this.source || null,
       languages: this.source || !this.declared.length ? null : this.declared,

@@ -7,8 +7,8 @@ const MAX_LINE = 42;
 const MAX_LINES = 2;
 const MIN_CUE_S = 1;
 const LEAST_CUE_S = 0.1;
-const SENTENCE_END = /[.!?…。!?]$/u;
-const CLAUSE_END = /[,;:、,;]$/u;
+const SENTENCE_END = /[.!?…。\uff01\uff1f]$/u;
+const CLAUSE_END = /[,;:、\uff0c\uff1b\uff1a]$/u;
 
 const length = (text) => [...text].length;
 const wordsOf = (text) => text.split(/\s+/u).filter(Boolean);

@@ -314,7 +314,7 @@ async def _start_job(
         raise RefusalError(400, "log-probabilities come in json only", param="include[]")
     worker = await unless_gone(request, stack.enter_async_context(service.store.lease(form.model)))
     await unless_gone(request, stack.enter_async_context(service.limiter.working(client)))
-    with named_as_sent(form.sent):
+    with named_as_sent(form.sent, form.languages_sent):
         job = FileJob(
             worker,
             upload,

@@ -11,7 +11,7 @@ from sprachbund.decoding.options import DecodingOptions, check_options
 from sprachbund.decoding.texts import TranslatedText, translate_texts
 from sprachbund.serving.routes.access import ADMITTED, REFUSALS, ServiceOf, refusals, text_body
 from sprachbund.serving.routes.gone import unless_gone
-from sprachbund.serving.schemas import RefusalError, TextForm
+from sprachbund.serving.schemas import RefusalError, TextForm, named_as_sent
 from sprachbund.serving.service import Service
 from sprachbund.serving.uploads import checked_json
 from sprachbund.serving.worker import ModelWorker
@@ -49,8 +49,9 @@ async def _translate(form: TextForm, service: Service, owner: str) -> tuple[str,
         if worker.model.family.capabilities.text_input is None:
             raise _not_offered(form.model, service)
         known = {tag for pair in worker.model.pairs for tag in pair}
-        target = parse_language(form.target_language, known)
-        source = parse_language(form.source_language, known) if form.source_language else None
+        with named_as_sent({}, form.languages_sent):
+            target = parse_language(form.target_language, known)
+            source = parse_language(form.source_language, known) if form.source_language else None
         options = DecodingOptions(glossary=form.glossary or None)
         check_options(worker.model.family, options)
         results: list[list[TranslatedText]] = []
