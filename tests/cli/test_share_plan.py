@@ -129,3 +129,13 @@ def test_bad_input_is_one_line(file: Path, tmp_path: Path) -> None:
         command("share", "diff", file, by_hand),
         "is not UTF-8; mend it, or plan again with `sprachbund share plan",
     )
+
+
+def test_a_plan_is_not_written_into_a_model_which_could_not_be_loaded_then(
+    file: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model.json"
+    folder.mkdir()
+    for out in (tmp_path, folder):
+        failed(command("share", "plan", file, "--out", out), f"--out is {out}; name a .json file", code=2)
+    assert list(folder.iterdir()) == []

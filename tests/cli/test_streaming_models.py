@@ -24,6 +24,7 @@ from tests.models.transducer_checkpoints import (
     write_nemo,
     write_transformers,
 )
+from tests.models.whisper_support import make_directory
 from tests.stories.support import command, speech, write_wav
 from tests.streaming.test_by_frames import tiny_transducer
 
@@ -125,6 +126,11 @@ def test_what_cannot_be_converted(root, refused, tmp_path):
     )
     refused("sprachbund convert", "transcribe", root / "a.wav", "--model", root / "x.nemo")
     refused("sprachbund convert", "transcribe", root / "a.wav", "--model", root / "hf")
+    refused(
+        "there is no directory ./gone", "convert", "./gone", *out
+    )  # and not asked for its languages first
+    make_directory(tmp_path / "whisper")
+    refused("is a whisper model, which is read as it is", "convert", tmp_path / "whisper", *out)
     assert not (tmp_path / "new").exists()
 
 

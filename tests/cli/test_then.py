@@ -144,6 +144,16 @@ def test_subtitles_in_both_languages(here: Path, tmp_path: Path) -> None:
     assert first.split()[0] in said
     assert "only" not in ran.err
     assert "choose from srt, vtt" in command(*asked, *BOTH, "--format", "json").err
+    for more, says in (
+        (("--format", "srt", "--words"), "--words are not shown where --both shows two texts"),
+        (
+            ("--format", "tsv", "--speakers", "voices.onnx"),
+            "--speakers are not shown in tsv; add another --format",
+        ),
+    ):
+        ran = command(*(asked[:-1] if "tsv" in more else asked), *BOTH, *more)
+        assert (ran.code, ran.out) == (2, "")
+        assert says in ran.err
     assert "--both is for the files of --format" in command(*asked[:-4], "--both", *BOTH).err
     assert (
         "which a cascade knows"

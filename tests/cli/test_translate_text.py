@@ -5,11 +5,14 @@ import json
 import os
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sprachbund.cli import main
+from sprachbund.decoding.texts import TranslatedText
 from sprachbund.models.io import save
 from tests.stories.support import command, speech, write_tiny_model, write_wav
 from tests.units.translators import model_of, speak, talkative
@@ -38,6 +41,27 @@ def test_a_line_comes_out_for_each_that_goes_in(model: Path, tmp_path: Path) -> 
     assert lines[1] == lines[3] == lines[4] == ""
     assert lines[0]
     assert out == translated(model, *(part for text in texts for part in ("--text", text)))
+
+
+def test_a_line_break_in_a_translation_makes_no_further_line(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(
+        family: Any, texts: Sequence[str], targets: Sequence[str], *others: Any
+    ) -> list[list[TranslatedText]]:
+        return [
+            [
+                TranslatedText(source="de", target=target, text=f"{text}\n\nb", log_probability=-1.0)
+                for target in targets
+            ]
+            for text in texts
+        ]
+
+    monkeypatch.setattr("sprachbund.decoding.texts.translate_texts", broken)
+    assert translated(model, "--text", "one", "--text", "two") == "one b\ntwo b\n"
+    assert (
+        json.loads(translated(model, "--text", "one", "--json"))["translations"]["fr"]["text"] == "one\n\nb"
+    )
 
 
 def test_standard_input_is_read(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,6 +104,8 @@ def test_a_beam_is_for_text_too(model: Path) -> None:
         (("--text", "abc", "--overwrite"), "text is translated without --overwrite"),
         (("--text", "abc", "--num-speakers", "2"), "text is translated without --num-speakers"),
         (("--text", "abc", "--untrusted"), "text is translated without --untrusted"),
+        (("--text", "abc", "--max-out-of-domain", "0.3"), "text is translated without --max-out-of-domain"),
+        (("--text", "abc", "--tempos", "1.3"), "text is translated without --tempos"),
         (("--texts", "gone.txt"), "there is no file gone.txt"),
         (("--texts", "-", "--texts", "-"), "stdin is named twice"),
         (("--text", "abc", "--to", "it"), "it"),

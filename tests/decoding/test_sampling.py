@@ -13,8 +13,9 @@ from transformers.generation.logits_process import TemperatureLogitsWarper, Whis
 from transformers.models.whisper.generation_whisper import WhisperGenerationMixin
 
 from sprachbund.audio.constants import SAMPLE_RATE
+from sprachbund.decoding.guard import compression_ratio
 from sprachbund.decoding.options import DecodingOptions, GuardOptions
-from sprachbund.decoding.sampling import TokenSampler, needs_fallback, tempered
+from sprachbund.decoding.sampling import TokenSampler, mean_with_end, needs_fallback, tempered
 from sprachbund.decoding.search import search
 from sprachbund.decoding.state import Hypothesis
 from sprachbund.errors import SprachbundError
@@ -120,21 +121,47 @@ class _Scored(dict):  # type: ignore[type-arg]
 
 def test_only_what_goes_wrong_is_decoded_at_the_next_temperature() -> None:
     family = TinyFamily(sharpness=1.0)
-    memory, asked = memories(family, 6), [[GERMAN]] * 6
-    greedy = [row[0] for row in search(family, memory, asked)]
-    means = sorted(h.log_probability / (len(h.tokens) + 1) for h in greedy)
-    limit = (means[2] + means[3]) / 2
+    memory, asked, temperatures = memories(family, 12), [[GERMAN]] * 12, (0.0, 0.2, 1.0)
+    texts = {
+        temperature: [
+            row[0] for row in search(family, memory, asked, DecodingOptions(temperature=(temperature,)))
+        ]
+        for temperature in temperatures
+    }
+    # One of the texts drawn at 0.2 is likelier than the greedy one; the limit lies between the two.
+    better = next(n for n in range(12) if mean_with_end(texts[0.2][n]) > mean_with_end(texts[0.0][n]))
+    limit = (mean_with_end(texts[0.2][better]) + mean_with_end(texts[0.0][better])) / 2
     guard = GuardOptions(min_mean_log_probability=limit, max_compression_ratio=1e9)
-    options = DecodingOptions(temperature=(0.0, 0.5, 1.0), guard=guard)
-    hypotheses = [row[0] for row in search(family, memory, asked, options)]
-    for before, after in zip(greedy, hypotheses, strict=True):
-        if needs_fallback(family, before, guard):
-            assert (
-                after.temperature == (1.0 if needs_fallback(family, after, guard) else after.temperature) > 0
-            )
-        else:
-            assert after == before
-    assert sum(h.temperature > 0 for h in hypotheses) == 3
+    found = search(family, memory, asked, DecodingOptions(temperature=temperatures, guard=guard))
+    chosen = [row[0] for row in found]
+    for number, hypothesis in enumerate(chosen):
+        tried = [texts[temperature][number] for temperature in temperatures]
+        first = next((one for one in tried if not needs_fallback(family, one, guard)), None)
+        assert hypothesis == (
+            first or max(tried, key=mean_with_end)
+        )  # as faster-whisper: the likeliest, if none is good
+    assert chosen[better].temperature == 0.2
+    assert sum(needs_fallback(family, h, guard) for h in texts[0.0]) > 3
+
+
+def test_of_texts_that_all_fail_the_likeliest_without_a_loop_is_taken() -> None:
+    family = TinyFamily(sharpness=1.0)
+    memory, asked = memories(family, 6), [[GERMAN]] * 6
+    temperatures = (0.0, 0.4, 0.8, 1.0)
+    texts = {
+        temperature: [
+            row[0] for row in search(family, memory, asked, DecodingOptions(temperature=(temperature,)))
+        ]
+        for temperature in temperatures
+    }
+    sizes = sorted(compression_ratio(family.decode_text(h.tokens)) for row in texts.values() for h in row)
+    for most in (1e9, sizes[len(sizes) // 2], 0.0):  # none loops, some do, all do
+        guard = GuardOptions(min_mean_log_probability=-1e-9, max_compression_ratio=most)
+        found = search(family, memory, asked, DecodingOptions(temperature=temperatures, guard=guard))
+        for number, row in enumerate(found):
+            tried = [texts[temperature][number] for temperature in temperatures]
+            kept = [h for h in tried if compression_ratio(family.decode_text(h.tokens)) <= most]
+            assert row[0] == max(kept or tried, key=mean_with_end)
 
 
 @pytest.mark.parametrize(

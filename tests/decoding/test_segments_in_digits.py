@@ -41,6 +41,11 @@ def test_alternatives_are_in_digits_too():
     assert written.alternatives == (Alternative(text="at 9:30", log_probability=-3.0),)
 
 
+def test_what_was_said_is_in_digits_too():
+    written = segment_in_digits(replace(segment("at half past five", "en"), source_text="um halb sechs"))
+    assert written.source_text == "um 5:30"
+
+
 def test_other_languages_of_transcripts_keep_their_words():
     kept = segment("twintig euro", "nl")
     assert segment_in_digits(kept) == kept

@@ -1,16 +1,20 @@
 """Who speaks when: features as Kaldi's, clusters of planted voices, labels of made conversations, and refusals."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
+import soundfile
 import transformers
 from onnx import TensorProto, helper
 
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.load import open_audio
+from sprachbund.cli.speech import OutputOptions, _label
 from sprachbund.decoding.formats import render
 from sprachbund.decoding.result import Segment, Translation
 from sprachbund.decoding.speakers import (
@@ -163,3 +167,20 @@ def test_models_that_are_none(tmp_path: Path) -> None:
     refused("features .batch, frames, 80.", encoder_file(tmp_path / "wide.onnx", bins=40))
     refused("sample_rate is '8000'", encoder_file(tmp_path / "slow.onnx", metadata={"sample_rate": "8000"}))
     refused("framework is 'nemo'", encoder_file(tmp_path / "other.onnx", metadata={"framework": "nemo"}))
+
+
+def test_what_the_guard_dropped_is_no_voice(encoder: SpeakerEncoder, tmp_path: Path) -> None:
+    samples, spans = conversation()
+    soundfile.write(tmp_path / "talk.wav", samples, SAMPLE_RATE)
+    one = Segment(start_s=0, end_s=1, source_language="en", target_language="en", text="a")
+    dropped = {0, 2}  # the first voice, as a jingle would be
+    segments = {
+        "en": [
+            replace(one, start_s=start_s, end_s=end_s, dropped="no speech" if n in dropped else None)
+            for n, (start_s, end_s) in enumerate(spans)
+        ]
+    }
+    for num_speakers in (None, 2):
+        output = OutputOptions(speakers="voices", num_speakers=num_speakers)
+        _label(encoder, SimpleNamespace(output=output, untrusted=False), str(tmp_path / "talk.wav"), segments)
+        assert [s.speaker for s in segments["en"]] == [None, "S1", None, "S2", "S1", "S2", None]

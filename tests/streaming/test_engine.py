@@ -504,6 +504,53 @@ def test_a_block_longer_than_what_may_wait_is_refused_and_a_listener_divides_it(
     assert {event.segment for event in texts(events) if event.final} == {0, 1}
 
 
+@pytest.mark.parametrize("changes", [{"overload": "drop"}, {"overload": "coarsen"}, {"overload": "refuse"}])
+def test_a_block_longer_than_an_overload_is_none_in_a_listener(changes):
+    samples = recording(*SPEECH)
+    options = LiveOptions(policy="span", max_behind_s=2.0, **changes)
+    events = []
+    for block_s in (0.1, len(samples) / SAMPLE_RATE):
+        own = engine()
+        listener = Listener(own, own.open(TARGETS, options=options))
+        parts = [listener.hear(block) for block in in_blocks(samples, block_s)]
+        events.append([event for part in [*parts, listener.finish()] for event in part])
+    assert not [event for event in events[1] if isinstance(event, LiveNotice)]
+    assert written(events[1]) == written(events[0])
+    assert not [event for event in texts(events[1]) if event.dropped]
+
+
+@pytest.mark.parametrize("policy", ["span", "local-agreement"])
+@pytest.mark.parametrize("overload", ["coarsen", "drop", "refuse"])
+def test_speech_without_a_pause_is_no_overload_however_long_it_is(policy, overload):
+    """A stretch of 4.6 s has only just ended, and could not be written before."""
+    own = engine()
+    samples = recording((0.5, 13.0), (15.0, 17.0), duration_s=19.0)
+    options = LiveOptions(policy=policy, overload=overload, max_behind_s=3.0)
+    session = own.open(["de"], options=options)
+    events = [moment.event for moment in play(own, session, in_blocks(samples))]
+    assert not [event for event in events if isinstance(event, LiveNotice)]
+    final = [event for event in texts(events) if event.final]
+    assert max(event.end_s - event.start_s for event in final) > 3.0
+    assert not [event for event in final if event.dropped and "overload" in event.dropped]
+
+
+def test_a_recording_goes_on_after_its_player_was_stopped_for_a_while():
+    """As by Ctrl-Z and fg: more sound is due then than may wait."""
+
+    class Stopped(SimulatedClock):
+        def wait_until(self, second):
+            super().wait_until(second + (30.0 if 1.0 < second < 1.2 else 0.0))
+
+    own = engine()
+    samples = recording(*SPEECH)
+    session = own.open(TARGETS, options=LiveOptions(policy="span", max_behind_s=2.0, max_waiting_s=4.0))
+    events = [moment.event for moment in play(own, session, in_blocks(samples), Stopped())]
+    assert len(samples) / SAMPLE_RATE > 5
+    assert {t: " ".join(w) for t, w in written(events).items()} == {
+        t: translation.text for t, translation in recorded(samples, TARGETS).items()
+    }
+
+
 def test_sound_that_came_while_text_was_computed_is_an_overload_and_is_heard_in_parts():
     own = engine()
     samples = recording(*SPEECH)

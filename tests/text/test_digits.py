@@ -420,3 +420,47 @@ def test_numbers_that_count_a_noun_are_no_cents_and_no_times(language, text, res
 )
 def test_halves_of_the_day_and_decades(text, result):
     assert written(text, "en") == result
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "wanted"),
+    [
+        ("en", "which one am I supposed to take", "which one am I supposed to take"),
+        ("en", "at one am I left", "at 1\u00a0a.m. I left"),
+        (
+            "en",
+            "a thirty second clip and a twenty second delay",
+            "a 30\u00a0second clip and a 20\u00a0second delay",
+        ),
+        ("en", "every forty second", "every 40\u00a0second"),
+        ("en", "the thirty second floor", "the 32nd floor"),
+        ("en", "a thirty second of an inch", "a thirty second of an inch"),
+        ("en", "in fifteen twenty minutes", "in 15 20 minutes"),
+        ("en", "he was sixteen seventeen years old", "he was 16 17 years old"),
+        ("en", "it takes about ten fifteen minutes", "it takes about 10 15 minutes"),
+        ("en", "it is ten fifteen", "it is 10:15"),
+        ("en", "in nineteen eighty people moved", "in 1980 people moved"),
+        ("en", "a quarter of ten people", "a quarter of 10 people"),
+        ("en", "a quarter of twelve is three", "a quarter of 12 is three"),
+        ("en", "at a quarter of ten", "at 9:45"),
+        ("ru", "через пять минут первый автобус", "через пять минут первый автобус"),
+        ("ru", "пять минут первого", "12:05"),
+        ("ru", "первая половина второго тайма", "первая половина второго тайма"),
+        ("ru", "в половине второго мы поехали", "в 1:30 мы поехали"),
+        ("ru", "двадцать третьего мая", "23 мая"),
+        ("ru", "двадцать второго", "22-го"),
+        ("fr", "à dix heures vingt personnes attendaient", "à 10 heures 20 personnes attendaient"),
+        ("fr", "à dix heures vingt", "à 10\u00a0h\u00a020"),
+        ("es", "a las diez veinte personas esperaban", "a las 10 20 personas esperaban"),
+        ("es", "a las diez veinte", "a las 10:20"),
+        ("it", "alle dieci e venti persone", "alle 10 e 20 persone"),
+        ("it", "alle dieci e venti", "alle 10:20"),
+        ("de", "Platz zwei vor drei Mannschaften", "Platz zwei vor drei Mannschaften"),
+        ("de", "zehn nach drei Spielen", "10 nach drei Spielen"),
+        ("de", "um zehn nach drei kam er", "um 3:10 kam er"),
+        ("de", "es ist zehn vor drei.", "es ist 2:50."),
+        ("de", "fünf Minuten vor drei kam er", "2:55 kam er"),
+    ],
+)
+def test_numbers_of_what_is_counted_are_no_times_and_years(language, text, wanted):
+    assert written(text, language) == wanted

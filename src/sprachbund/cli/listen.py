@@ -5,7 +5,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from math import log10
 from pathlib import Path
@@ -266,12 +266,12 @@ def listen(
         print_json({"type": "engine", **loaded.engine.as_dict()})
     captions: Captions = JsonLines() if as_json else Lines(several=len(session.targets) > 1)
     sound = _moments(engine, session, captions, source_file, microphone, system_sound, fast, untrusted)
-    moments = _shown(sound, captions)
+    seen = _shown(sound, captions, keep=log is not None)
     if log is not None:
-        _write_log(log, moments, session, source_file or "microphone")
+        _write_log(log, seen.moments, session, source_file or "microphone")
     if session.error:
         raise SprachbundError(session.error)
-    if not moments:
+    if not seen.text:
         say(f"warning: no speech found in {session.audio_s:.1f} s of audio")
 
 
@@ -396,12 +396,25 @@ def _until(stopped: list[bool], blocks: Iterable[Any]) -> Iterator[Any]:
             return
 
 
-def _shown(moments: "Iterable[Moment]", captions: Captions) -> "list[Moment]":
-    seen = []
+@dataclass
+class _Seen:
+    """What a session has shown: whether there was text, and the events, where they are kept for a log."""
+
+    text: bool = False
+    moments: "list[Moment]" = field(default_factory=list)
+
+
+def _shown(moments: "Iterable[Moment]", captions: Captions, *, keep: bool) -> _Seen:
+    """Show all events, and keep them if asked to: a session may go on for days."""
+    from sprachbund.streaming.events import LiveText
+
+    seen = _Seen()
     with captions:
         for moment in moments:
             captions.add(moment)
-            seen.append(moment)
+            seen.text |= isinstance(moment.event, LiveText)
+            if keep:
+                seen.moments.append(moment)
     return seen
 
 

@@ -602,10 +602,16 @@ def _check_paths(job: SpeechJob) -> None:
         raise SprachbundError(
             "--speakers reads a recording twice, and stdin can be read once; save it as a file"
         )
+    if output.speakers is not None and set(output.formats) == {"tsv"} and not output.as_json:
+        raise SprachbundError("--speakers are not shown in tsv; add another --format, such as srt, or --json")
     if list(job.files).count(STDIN) > 1:
         raise SprachbundError("stdin is named twice, and can be read once; name '-' once")
     if output.as_json and output.as_table:
         raise SprachbundError("--json prints nothing beside its objects; leave out --table")
+    if str(output.out) == STDIN:
+        raise SprachbundError(
+            "--out - is no folder; name one, or leave --format out to have the text printed"
+        )
     if output.out != Path() and not output.formats:
         raise SprachbundError(
             f"--out {output.out} is the folder of the files of --format; give --format too, such as --format srt"
@@ -614,6 +620,10 @@ def _check_paths(job: SpeechJob) -> None:
         raise SprachbundError(
             "--overwrite is for the files of --format, and none are written; give --format too, such as --format srt, "
             "or leave it out"
+        )
+    if job.decoding.word_timestamps and output.both and not output.as_json:
+        raise SprachbundError(
+            "--words are not shown where --both shows two texts; leave one out, or add --json"
         )
     if job.decoding.word_timestamps and not output.as_json and not set(output.formats) & set(WITH_WORDS):
         raise SprachbundError(
@@ -810,13 +820,14 @@ def _label(
     from sprachbund.audio.load import open_audio
     from sprachbund.decoding.speakers import label_speakers
 
-    spans = sorted({(one.start_s, one.end_s) for own in segments.values() for one in own})
+    # What the guard dropped is no voice: a jingle would be the first speaker.
+    spans = sorted({(s.start_s, s.end_s) for own in segments.values() for s in own if s.dropped is None})
     with Bar("separating voices"):
         audio = open_audio(file, untrusted=job.untrusted)
         labels = label_speakers(speakers, audio, spans, job.output.num_speakers)
     named = dict(zip(spans, labels, strict=True))
     for own in segments.values():
-        own[:] = [replace(one, speaker=named[one.start_s, one.end_s]) for one in own]
+        own[:] = [replace(one, speaker=named.get((one.start_s, one.end_s))) for one in own]
 
 
 def _follow(

@@ -78,11 +78,10 @@ def _print(
         }
         values = {"text": text, "source_language": translated[0].source, "translations": translations}
         print_json({**values, **engine})
-    elif len(translated) == 1:
-        typer.echo(translated[0].text)
-    else:
-        for one in translated:
-            typer.echo(f"{one.target}\t{one.text}")
+        return
+    for one in translated:  # a line each, or the next texts would stand beside others
+        tag = f"{one.target}\t" if len(translated) > 1 else ""
+        typer.echo(tag + " ".join(one.text.split()))
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -116,6 +115,8 @@ def _check(job: SpeechJob, files: Sequence[Path]) -> None:
         "--prompt": job.decoding.prompt is not None,
         "--nbest": job.decoding.nbest > 1,
         "--no-guard": not job.decoding.guard.enabled,
+        "--max-out-of-domain": job.decoding.guard.max_out_of_domain is not None,
+        "--tempos": bool(job.decoding.tempos),
         "--real-length": job.model.real_length,
         "--tier": job.model.right_context is not None,
         "--pool-frames": job.model.pool_frames != 1,

@@ -37,6 +37,9 @@ def segment_in_digits(segment: Segment) -> Segment:
     return replace(
         segment,
         text=text_in_digits(segment.text, language),
+        source_text=None
+        if segment.source_text is None
+        else text_in_digits(segment.source_text, primary(segment.source_language)),
         words=words,
         alternatives=tuple(
             replace(one, text=text_in_digits(one.text, language)) for one in segment.alternatives

@@ -124,11 +124,15 @@ def play(
         OverloadError: more audio waits than the session may hold.
     """
     clock = clock or SimulatedClock()
+    # After a wait that was no work, as of a process that was stopped, there is more than may wait.
+    most_s = session.options.max_waiting_s - BLOCK_S
     source, heard = iter(blocks), 0
     coming = next(source, None)
     while not session.finished:
         with clock.working():
             while coming is not None and heard + len(coming) <= clock.now_s() * SAMPLE_RATE + 0.5:
+                if session.due and session.behind_s > most_s:
+                    break
                 session.push(coming)
                 heard, coming = heard + len(coming), next(source, None)
         if coming is None:
@@ -189,7 +193,9 @@ class Listener:
         Raises:
             SprachbundError: for values that are not samples, or after `finish`.
         """
-        most_s = self.session.options.max_waiting_s
+        options = self.session.options
+        # A larger block would count as an overload, though nothing is slow.
+        most_s = min(options.max_waiting_s, options.max_behind_s)
         whole = not isinstance(samples, np.ndarray) or samples.size <= most_s * SAMPLE_RATE
         events = list[LiveEvent]()
         # A part has room beside what is left of the one before.

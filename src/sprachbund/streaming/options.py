@@ -58,7 +58,7 @@ class LiveOptions:
             model, calibrated for it, hears that the speaker has finished, and a longer one where not; auto: sentence
             where the model is calibrated for it, else pause.
         max_pause_s: pause that ends a stretch although its sentence is surely not finished (sentence).
-        max_behind_s: seconds of audio that may wait; more is an overload.
+        max_behind_s: seconds of speech that may wait, the stretch that ended last aside; more is an overload.
         overload: response when computing cannot keep up. coarsen: leave out attempts at unfinished speech until it has
             caught up; drop: leave out the oldest speech that waits, and say how much; refuse: take no more audio in.
         max_waiting_s: most seconds of audio that are taken in; more has to wait at its sender.

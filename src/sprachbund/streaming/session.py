@@ -223,6 +223,11 @@ class LiveSession:
         return waiting_s + (self._new_s if self._open and self.options.policy != "span" else 0.0)
 
     @property
+    def _late_s(self) -> float:
+        """The same without the stretch that ended last: it may be long, and could not be worked on before."""
+        return self.behind_s - (self._waiting[-1].duration_s if self._waiting else 0.0)
+
+    @property
     def due(self) -> bool:
         """Whether there is anything to decode or to report."""
         waiting = self._notices or self._lost or self._waiting
@@ -396,32 +401,33 @@ class LiveSession:
             raise OverloadError(
                 f"{more_s:.1f} s of sound came in one block; at most {limit_s:g} s may wait: send shorter blocks"
             )
+        waiting_s = self.behind_s
         if self.options.overload == "refuse":
-            limit_s = self.options.max_behind_s
+            limit_s, waiting_s = self.options.max_behind_s, self._late_s
         # Where nothing is due, what waits is less than a step, and no time would make room for more.
-        if self.due and self.behind_s > max(0.0, limit_s - more_s):
+        if self.due and waiting_s > max(0.0, limit_s - more_s):
             raise OverloadError(
-                f"{self.behind_s:.1f} s of speech wait already, and {more_s:.1f} s more came; "
+                f"{waiting_s:.1f} s of speech wait already, and {more_s:.1f} s more came; "
                 f"at most {limit_s:g} s may wait: send no faster than it is spoken, or to fewer sessions"
             )
 
     def _watch(self) -> None:
         """Begin or end what an overload asks for; in an overload, a pause ends a stretch without a question."""
         limit_s = self.options.max_behind_s
-        while self._stream.paused and self.behind_s > limit_s:
+        while self._stream.paused and self._late_s > limit_s:
             self.answer_pause(1.0)
         if self.options.overload == "drop":
             self._drop(limit_s)
         elif self._overloaded:
-            self._overloaded = self.behind_s > limit_s / 2
-        elif self.behind_s > limit_s and self._waiting:
+            self._overloaded = self._late_s > limit_s / 2
+        elif self._late_s > limit_s and self._waiting:
             self._overloaded = True
-            self._say(f"{self.behind_s:.1f} s behind; text comes at pauses only until this has caught up")
+            self._say(f"{self._late_s:.1f} s behind; text comes at pauses only until this has caught up")
 
     def _drop(self, limit_s: float) -> None:
         """Lose the oldest speech."""
         lost: list[Stretch] = []
-        while self.behind_s > limit_s and self._waiting:
+        while self._late_s > limit_s and len(self._waiting) > 1:
             lost.append(self._waiting.popleft())
         if lost:
             lost_s = sum(stretch.duration_s for stretch in lost)

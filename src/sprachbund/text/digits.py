@@ -331,8 +331,9 @@ class _Part:
     Attributes:
         first: index of its first word.
         last: index of its last one.
-        code: as the rules see it: "#5" is the cardinal 5, "@5" the ordinal, "=5.2" is done, everything else a word. A
-            word that begins with one of these signs has a backslash before it.
+        code: as the rules see it: "#5" is the cardinal 5, "@5" the ordinal ("@5г" in the Russian genitive, as of
+            hours), "=5.2" is done, everything else a word. A word that begins with one of these signs has a backslash
+            before it.
         tail: punctuation behind it.
     """
 
@@ -343,7 +344,7 @@ class _Part:
 
     def written(self, words: Sequence[str], language: str) -> Iterator[WrittenWord]:
         """The words that it stands for, in digits where it is to be."""
-        kind, text = self.code[:1], self.code[1:]
+        kind, text = self.code[:1], self.code[1:].removesuffix(_GENITIVE)
         bare = self.first == self.last and _thousand(language).fullmatch(_plain(words[self.last]))
         if kind in ("#", "@") and (int(text) < _LEAST or bare):  # "grazie mille" is no number
             kind = ""
@@ -407,12 +408,17 @@ def _read_numbers(words: Sequence[str], language: str) -> Iterator[_Part]:
         n = part.last + 1
 
 
+_GENITIVE = "г"
+
+
 def _number(phrase: str, language: str) -> str | None:
     """The code of a number; None if the phrase is none."""
     if (value := _cardinal(phrase, language)) is not None:
         return f"#{value}"
     value = _ordinal(phrase, language)
-    return None if value is None else f"@{value}"
+    if value is None:
+        return None
+    return f"@{value}{_GENITIVE if language == 'ru' and phrase.endswith(('ого', 'его')) else ''}"
 
 
 def _is_large(word: str, language: str) -> bool:
@@ -540,8 +546,9 @@ class _Rule:
 
 
 def _rule(pattern: str, make: Callable[[re.Match[str]], str | None]) -> _Rule:
-    """A rule for whole parts; N in a pattern is a cardinal, and O an ordinal."""
-    numbers = pattern.replace("<N>", r"#(\d+)").replace("<O>", r"@(\d+)")
+    """A rule for whole parts; N in a pattern is a cardinal, O an ordinal, and G one in the Russian genitive."""
+    numbers = pattern.replace("<N>", r"#(\d+)").replace("<O>", rf"@(\d+){_GENITIVE}?")
+    numbers = numbers.replace("<G>", rf"@(\d+){_GENITIVE}")
     return _Rule(re.compile(rf"(?<!\S)(?:{numbers})(?=,?(?: |$))"), make)
 
 
@@ -717,6 +724,12 @@ _IT_TIME_ENDS = (
     r"|(?=,|$| (?:di (?:mattina|sera|notte)|del (?:mattino|pomeriggio)|della (?:mattina|sera))(?:,| |$)))"
 )
 _EN_NO_ADDRESS = r"(?! \S+ (?:street|avenue|road|lane|drive|boulevard)(?:,| |$))"
+_RU_NO_PART = (
+    r"(?! (?:тайма|периода|раунда|сезона|этапа|акта|тома|квартала|семестра|курса|класса|месяца|года|века|тысячелетия)"
+    r"(?:,| |$))"
+)
+"""No noun is behind of which a half or a quarter may be: "половина второго тайма"."""
+_DE_BEFORE_TIME = "(?:um|kurz|gegen|bis|ab|seit|erst|schon|es ist|ist es)"
 _RU_TIME_ENDS = "(?=,|$| (?:утра|дня|вечера|ночи)(?:,| |$))"
 _FR_BEFORE_TIME = "(?:à|est|vers|jusqu'à|avant)"
 _FR_NO_DURATION = "".join(rf"(?<!\b{word} )" for word in ("pendant", "durant", "depuis", "dans", "en", "les"))
@@ -724,7 +737,12 @@ _TIMES: dict[str, list[_Rule]] = {
     "en": [
         _rule(r"half past <N>", lambda m: _clock(m[1], 30)),
         _rule(r"(?:a )?quarter past <N>", lambda m: _clock(m[1], 15)),
-        _rule(r"(?:a )?quarter (?:to|of) <N>", lambda m: _clock(m[1], 15, before=True)),
+        _rule(r"(?:a )?quarter to <N>", lambda m: _clock(m[1], 15, before=True)),
+        # "A quarter of ten people" is no time.
+        _rule(
+            r"(?P<keep>(?:at|it is|it's|until|by) )(?:a )?quarter of <N>(?=,|$| in )",
+            lambda m: _clock(m[2], 15, before=True),
+        ),
         _rule(r"<N> (?:minutes? )?past <N>", lambda m: _clock(m[2], int(m[1]))),
         # "ten to twelve" may be a range, and "three to two" a score.
         _rule(
@@ -740,10 +758,18 @@ _TIMES: dict[str, list[_Rule]] = {
             rf"<N> (?:oh|o) #(\d) {_HALF_DAY}", lambda m: _clock(m[1], int(m[2]), unit=f"{_NBSP}{m[3]}.m.")
         ),
         _rule(rf"<N> #(\d\d) {_HALF_DAY}", lambda m: _clock(m[1], int(m[2]), unit=f"{_NBSP}{m[3]}.m.")),
-        _rule(rf"<N> {_HALF_DAY}", lambda m: f"{m[1]}{_NBSP}{m[2]}.m." if int(m[1]) < 13 else None),
+        _rule(
+            rf"(?P<keep>(?:at|by|from|to|until|till|before|after|about|around) )<N> {_HALF_DAY}",
+            lambda m: f"{m[2]}{_NBSP}{m[3]}.m." if int(m[2]) < 13 else None,
+        ),
+        # "Which one am I" is no time.
+        _rule(
+            rf"<N> {_HALF_DAY}(?! i(?:,| |$))",
+            lambda m: f"{m[1]}{_NBSP}{m[2]}.m." if int(m[1]) < 13 else None,
+        ),
         _rule(
             r"(?P<keep>(?:at|is|it's|by|until|about|before|after) )"
-            rf"#(\d|1[0-2]) (?:(?:oh|o) #(\d)|#(\d\d))(?! [#@]){_EN_NO_ADDRESS}",
+            rf"#(\d|1[0-2]) (?:(?:oh|o) #(\d)|#(\d\d))(?! [#@]){_EN_NO_ADDRESS}{_uncounted('en')}",
             lambda m: _clock(m[2], int(m[3] or m[4])),
         ),
     ],
@@ -755,7 +781,8 @@ _TIMES: dict[str, list[_Rule]] = {
         _rule(r"(?P<keep>(?:son las|es la) )<N> y <N>", lambda m: _clock(m[2], int(m[3]))),
         _rule(rf"(?P<keep>a las? )<N> y <N>{_ES_TIME_ENDS}", lambda m: _clock(m[2], int(m[3]))),
         _rule(
-            rf"(?P<keep>las? )(?:<N> y {_MINUTE}|<N> <N>)", lambda m: _clock(m[2] or m[4], int(m[3] or m[5]))
+            rf"(?P<keep>las? )(?:<N> y {_MINUTE}|<N> <N>){_uncounted('es')}",
+            lambda m: _clock(m[2] or m[4], int(m[3] or m[5])),
         ),
         # "A las dos horas" is two hours later, and "las veinticuatro horas" are a day.
         _rule(r"(?P<keep>(?:a|son|desde|hasta) las )#(1[3-9]|2[0-4]) horas", lambda m: _clock(m[2], 0)),
@@ -776,7 +803,7 @@ _TIMES: dict[str, list[_Rule]] = {
             lambda m: _clock(m[2], int(m[3]), between=f"{_NBSP}h{_NBSP}"),
         ),
         _rule(
-            rf"{_FR_NO_DURATION}<N> heures? #(5|[1-5]\d)",
+            rf"{_FR_NO_DURATION}<N> heures? #(5|[1-5]\d){_uncounted('fr')}",
             lambda m: _clock(m[1], int(m[2]), between=f"{_NBSP}h{_NBSP}"),
         ),
         _rule(r"(midi|minuit) et demie?", lambda m: _clock_fr(m[1], 30)),
@@ -793,7 +820,9 @@ _TIMES: dict[str, list[_Rule]] = {
         _rule(r"(?P<keep>(?:d?alle|le) )<N> meno <N>", lambda m: _clock(m[2], int(m[3]), before=True)),
         _rule(r"(?P<keep>sono le )<N> e <N>", lambda m: _clock(m[2], int(m[3]))),
         _rule(rf"(?P<keep>alle )<N> e <N>{_IT_TIME_ENDS}", lambda m: _clock(m[2], int(m[3]))),
-        _rule(rf"(?P<keep>(?:d?alle|le) )<N> e {_MINUTE}", lambda m: _clock(m[2], int(m[3]))),
+        _rule(
+            rf"(?P<keep>(?:d?alle|le) )<N> e {_MINUTE}{_uncounted('it')}", lambda m: _clock(m[2], int(m[3]))
+        ),
         _rule(rf"(?P<keep>alle )<N> #([1-5]\d){_IT_TIME_ENDS}", lambda m: _clock(m[2], int(m[3]))),
         _rule(r"(l'|d?all')una e (?:mezza|mezzo)", lambda m: f"{m[1]}1:30"),
         _rule(r"(l'|d?all')una e #1 @4", lambda m: f"{m[1]}1:15"),
@@ -809,20 +838,27 @@ _TIMES: dict[str, list[_Rule]] = {
         _rule(r"dreiviertel <N>", lambda m: _clock(m[1], 15, before=True)),
         _rule(rf"<N> uhr <N>{_uncounted('de')}", lambda m: _clock(m[1], int(m[2]), unit=f"{_NBSP}Uhr")),
         _rule(r"<N> uhr", lambda m: f"{m[1]}{_NBSP}Uhr" if int(m[1]) < 25 else None),
-        # "Zehn vor drei Jahren" is no time.
-        _rule(rf"<N> (?:minuten? )?nach <N>{_uncounted('de')}", lambda m: _clock(m[2], int(m[1]))),
-        _rule(
-            rf"<N> (?:minuten? )?vor <N>{_uncounted('de')}", lambda m: _clock(m[2], int(m[1]), before=True)
+        *(
+            _rule(
+                rf"{front}#(?P<minute>\d+) {between}(?P<way>vor|nach) #(?P<hour>\d+){behind}",
+                lambda m: _clock(m["hour"], int(m["minute"]), before=m["way"] == "vor"),
+            )
+            # "Zehn vor drei Jahren" is no time, and "Platz zwei vor drei Mannschaften" neither.
+            for front, between, behind in (
+                ("", "minuten? ", _uncounted("de")),
+                (f"(?P<keep>{_DE_BEFORE_TIME} )", "", _uncounted("de")),
+                ("", "", "(?=,|$)"),
+            )
         ),
     ],
     "ru": [
-        _rule(r"половин[аеуы] <O>", lambda m: _clock(m[1], 30, before=True)),
+        _rule(rf"половин[аеуы] <G>{_RU_NO_PART}", lambda m: _clock(m[1], 30, before=True)),
         _rule(r"пол([а-я]+)", _half_ru),
-        _rule(r"четверть <O>", lambda m: _clock(m[1], 45, before=True)),
+        _rule(rf"четверть <G>{_RU_NO_PART}", lambda m: _clock(m[1], 45, before=True)),
         _rule(r"без четверти <N>", lambda m: _clock(m[1], 15, before=True)),
         _rule(r"без четверти час", lambda m: "12:45"),
         _rule(r"<N> час(?:а|ов)? <N> минут[аыу]?", lambda m: _clock(m[1], int(m[2]))),
-        _rule(r"<N> минут[аыу]? <O>", lambda m: _clock(m[2], 60 - int(m[1]), before=True)),
+        _rule(rf"<N> минут[аыу]? <G>{_RU_NO_PART}", lambda m: _clock(m[2], 60 - int(m[1]), before=True)),
         # "В пять двадцать человек" is no time.
         _rule(rf"(?P<keep>в )<N> #([1-5]\d){_RU_TIME_ENDS}", lambda m: _clock(m[2], int(m[3]))),
     ],
@@ -842,7 +878,15 @@ def _dates(language: str) -> list[_Rule]:
             return [
                 _rule(rf"(?P<keep>(?:{others}) (?:the )?|{may})@(?P<day>3[01]|[12]?\d)", ordinal),
                 _rule(rf"@(?P<day>3[01]|[12]?\d)(?= of (?:{months})| (?:{others}))", ordinal),
-                _rule(r"(?<!\d )#(1[5-9]|20) #(\d\d)(?! [#@])", lambda m: f"{m[1]}{m[2]}"),
+                _rule(
+                    rf"(?<!\d )#(1[5-9]|20) #(\d\d)(?! [#@])(?P<counted>(?= (?:{_COUNTED['en']})(?:,| |$)))?",
+                    lambda m: None if m["counted"] is not None and _is_about(m[1], m[2]) else f"{m[1]}{m[2]}",
+                ),
+                # "A thirty second clip" is one of seconds.
+                _rule(
+                    rf"(?P<keep>(?:a|every|each) )@([2-9])2(?! (?:of|{months})(?:,| |$))",
+                    lambda m: f"{m[2]}0{_NBSP}second",
+                ),
                 _rule(r"(?<!\d )#(1[5-9]|20) (?:oh|o) #(\d)(?! [#@])", lambda m: f"{m[1]}0{m[2]}"),
                 # "Twenty twenties" may be banknotes.
                 _rule(
@@ -867,9 +911,15 @@ def _dates(language: str) -> list[_Rule]:
         case "es":
             return [_rule(rf"{day}(?= de (?:{months}))", lambda m: m[1])]
     return [
-        _rule(rf"@(3[01]|[12]?\d)(?= (?:{months}))", lambda m: m[1]),
-        _rule(r"@(\d{4})(?= год)", lambda m: m[1]),
+        _rule(rf"@(3[01]|[12]?\d){_GENITIVE}?(?= (?:{months}))", lambda m: m[1]),
+        _rule(rf"@(\d{{4}}){_GENITIVE}?(?= год)", lambda m: m[1]),
     ]
+
+
+def _is_about(low: str, high: str) -> bool:
+    """Whether two numbers are one that is not exactly known: "fifteen twenty minutes", "sixteen seventeen years"."""
+    apart = int(high) - int(low)
+    return apart == 1 or (0 < apart <= 10 and int(low) % 5 == int(high) % 5 == 0)
 
 
 def _digit_strings(language: str) -> list[_Rule]:
