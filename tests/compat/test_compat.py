@@ -13,10 +13,13 @@ import sprachbund
 from sprachbund.audio.load import load as load_audio
 from sprachbund.compat import faster_whisper, whisper
 from sprachbund.compat.arguments import FALLBACK, NAMES, TranscribeArguments, span_options, temperatures
+from sprachbund.decoding.guard import drop_reason
 from sprachbund.decoding.options import DecodingOptions
+from sprachbund.decoding.result import Segment
 from sprachbund.errors import SprachbundError
 from sprachbund.models.catalogue import CATALOGUE
 
+SEGMENT = Segment(start_s=0.0, end_s=9.0, source_language="en", target_language="en", text="")
 RECORDING = Path(__file__).parents[2] / "examples" / "recordings" / "en.wav"
 
 
@@ -185,7 +188,116 @@ def test_thresholds_are_those_of_the_guard() -> None:
         **common, compression_ratio_threshold=None, log_probability_threshold=None, no_speech_threshold=None
     ).options()
     assert none.guard.max_compression_ratio > 1e6
+    assert none.guard.max_repetition == 1.0
     assert none.guard.min_mean_log_probability < -1e6
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "text", "log_probability", "no_speech", "kept"),
+    [
+        ((-3.0, 2.4, 0.6), "good morning everybody", -2.7, 0.0, True),  # better than asked for
+        ((-3.0, 2.4, 0.6), "good morning everybody", -3.1, 0.0, False),
+        ((-1.0, 2.4, 0.6), "good morning everybody", -0.5, 0.99, True),  # sure enough, whatever the doubt
+        ((None, 2.4, 0.6), "good morning everybody", -0.5, 0.99, False),  # doubt alone decides
+        ((None, 2.4, 0.6), "good morning everybody", -9.0, 0.5, True),
+        ((None, 2.4, None), "good morning everybody", -9.0, 0.99, True),
+        ((-1.0, None, 0.6), "no no no no no no", -0.1, 0.0, True),  # no limit to loops
+        ((-1.0, 2.4, 0.6), "no no no no no no", -0.1, 0.0, False),
+    ],
+)
+def test_thresholds_leave_out_what_the_packages_do(
+    thresholds: tuple[Any, Any, Any], text: str, log_probability: float, no_speech: float, kept: bool
+) -> None:
+    sure, loops, doubt = thresholds
+    arguments = TranscribeArguments(
+        language="en",
+        task="transcribe",
+        beam_size=1,
+        initial_prompt=None,
+        word_timestamps=False,
+        max_tokens=None,
+        without_timestamps=True,
+        log_probability_threshold=sure,
+        compression_ratio_threshold=loops,
+        no_speech_threshold=doubt,
+    )
+    dropped = drop_reason(
+        text,
+        duration_s=9.0,
+        speech_probability=1.0,
+        no_speech_probability=no_speech,
+        mean_log_probability=log_probability,
+        options=arguments.options().guard,
+    )
+    segment = replace(SEGMENT, text=text, dropped=dropped, no_speech_probability=no_speech)
+    assert arguments.keeps(segment) == kept
+
+
+def test_features_are_refused_by_name(faster: faster_whisper.WhisperModel) -> None:
+    for features in (np.zeros((80, 3000), np.float32), torch.zeros(80, 3000), 1):
+        with pytest.raises(
+            SprachbundError, match=r"features=.* of faster-whisper is not served here; leave it out"
+        ):
+            faster.detect_language(features=features)
+
+
+def test_a_directory_of_the_name_comes_first_as_in_faster_whisper(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(faster_whisper, "load", lambda name, **options: asked.append(name))
+    monkeypatch.chdir(tmp_path)
+    faster_whisper.WhisperModel("large-v3", device="cpu")
+    (tmp_path / "large-v3").mkdir()
+    faster_whisper.WhisperModel("large-v3", device="cpu")
+    assert asked == ["whisper-large-v3", "large-v3"]
+
+
+def test_int8_is_computed_on_the_cpu_where_nothing_else_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sprachbund.compat.arguments.available_devices", lambda: ["cpu", "cuda:0"])
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(faster_whisper, "load", lambda name, **options: asked.append(options))
+    for compute_type in ("int8", "float32"):
+        faster_whisper.WhisperModel("bundled", compute_type=compute_type)
+    assert [(one["engine"], one["device"]) for one in asked] == [
+        ("torch-int8", "cpu"),
+        ("torch-fp32", "cuda:0"),
+    ]
+    with pytest.raises(
+        SprachbundError, match="compute_type='int8' is for CPUs here, and device='cuda'; give"
+    ):
+        faster_whisper.WhisperModel("bundled", device="cuda", compute_type="int8")
+
+
+def test_the_beam_by_default_is_one_where_the_model_takes_no_other(
+    faster: faster_whisper.WhisperModel, short: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, info = faster.transcribe(short, "en")
+    assert info.transcription_options.beam_size == 5
+    monkeypatch.setattr(faster_whisper, "why_no_beam", lambda family, *, word_timestamps: "it has durations")
+    _, info = faster.transcribe(short, "en")
+    assert info.transcription_options.beam_size == 1
+    _, info = faster.transcribe(short, "en", beam_size=3)
+    assert info.transcription_options.beam_size == 3
+
+
+def test_a_language_is_identified_in_spans_that_the_model_takes(
+    faster: faster_whisper.WhisperModel, short: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[int] = []
+
+    def identified(family: Any, samples: np.ndarray) -> torch.Tensor:
+        heard.append(len(samples))
+        return torch.zeros(len(family.source_languages)).log_softmax(0)
+
+    monkeypatch.setattr(faster_whisper, "spoken_log_probs", identified)
+    without_pauses = np.concatenate([short] * 4)
+    parameters = {"max_speech_duration_s": 60, "min_silence_duration_ms": 10_000}
+    faster.detect_language(without_pauses, vad_parameters=parameters, language_detection_segments=9)
+    assert heard
+    assert max(heard) <= faster.model.family.max_window_s * 16_000
 
 
 def test_parameters_of_voice_activity_are_options_of_spans() -> None:
@@ -193,6 +305,8 @@ def test_parameters_of_voice_activity_are_options_of_spans() -> None:
     assert (spans.threshold, spans.min_silence_s, spans.padding_s) == (0.6, 0.8, 0.3)
     assert spans.release == pytest.approx(0.45)
     assert span_options({"max_speech_duration_s": float("inf")}) == span_options(None)
+    both = span_options({"min_silence_duration_ms": 500, "speech_pad_ms": 400})
+    assert (both.min_silence_s, both.padding_s) == (0.5, 0.25)  # of a silence, each side has a half at most
     with pytest.raises(SprachbundError, match="'window', which is not served here; there are threshold"):
         span_options({"window": 1})
 

@@ -16,7 +16,7 @@ from sprachbund.compression.before_after import (
     measure_both,
     times_written,
 )
-from sprachbund.compression.smaller import bits_of, new_directory, save_smaller
+from sprachbund.compression.smaller import bits_of, card_of, new_directory, save_smaller
 from sprachbund.data.manifest import Manifest, ManifestWriter
 from sprachbund.data.synthesis import Voice, speak
 from sprachbund.errors import SprachbundError
@@ -26,10 +26,13 @@ from sprachbund.evaluation.run import evaluate
 from sprachbund.models.card import Card
 from sprachbund.models.conformer.io import save
 from sprachbund.models.io import load
+from sprachbund.models.licence import licences
 from sprachbund.models.pruning import with_layers
 from sprachbund.util.provenance import COMPRESSION_FILE, model_hash
+from tests.engines.support import needs_native
 from tests.models import split_support
 from tests.models.whisper_support import make_directory
+from tests.stories.support import command
 from tests.training import made
 
 OPTIONS = MeasureOptions(limit=6, no_speech_per_kind=1, rounds=1)
@@ -49,7 +52,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     save(model, root / "large", bits=16, card=Card(name="large", scores=[{"chrF": 1}]))
     large = root / "large"
     small = with_layers(load(large), decoder=(0,))  # type: ignore[type-var]
-    save_smaller(small, large, root / "small", 8, {"by": "prune"}, name="small")
+    save_smaller(small, large, root / "small", 8, {"by": "prune"}, name="small", model="large")
     return large, root / "small"
 
 
@@ -229,6 +232,56 @@ def test_a_card_says_where_a_model_comes_from(models: tuple[Path, Path]) -> None
     assert (card.name, card.bits, card.scores) == ("small", 8, [])
     assert card.training["made_from"] == {"model": "large", "by": "prune"}
     assert (bits_of(models[0]), bits_of(models[1])) == (16, 8)
+
+
+def test_the_licence_of_a_model_without_a_card_is_that_of_its_page(tmp_path: Path) -> None:
+    make_directory(tmp_path / "snapshot")
+    (tmp_path / "snapshot" / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n# A model\n")
+    family = load(tmp_path / "snapshot")
+    card = card_of(family, tmp_path / "snapshot", "new", {"by": "export"}, model=str(tmp_path / "snapshot"))
+    assert (card.name, card.licence) == ("new", "cc-by-4.0")
+    assert card.training["made_from"] == {"model": str(tmp_path / "snapshot"), "by": "export"}
+    public = card_of(family, tmp_path / "snapshot", "new", {}, model="parakeet-tdt-v3")
+    assert public.licence == licences("parakeet-tdt-v3")[0].name != ""
+
+
+@needs_native
+def test_calibrations_go_with_the_same_weights(tmp_path: Path) -> None:
+    made = tmp_path / "packed"
+    ran = command(
+        *("compress", "quantize", "bundled", "--packed", "--out", made, "--no-speech", "0", "--rounds", "0")
+    )
+    assert ran.code == 0, ran.err
+    assert "is not carried over" not in ran.err
+    assert load(made).calibration == load("bundled").calibration
+
+
+def test_calibrations_are_said_to_be_lost_with_other_weights(tmp_path: Path) -> None:
+    made = tmp_path / "pruned"
+    ran = command(
+        *(
+            "compress",
+            "prune",
+            "bundled",
+            "--decoder",
+            "2",
+            "--out",
+            made,
+            "--no-speech",
+            "0",
+            "--rounds",
+            "0",
+        )
+    )
+    assert ran.code == 0, ran.err
+    said = [line for line in ran.err.splitlines() if "is not carried over" in line]
+    assert len(said) == 2
+    assert (
+        "the calibration of bundled (domain.json) is not carried over, since it was fitted on other"
+        in said[0]
+    )
+    assert said[1].endswith(f"run `sprachbund calibrate CORPUS… --model {made} --turns`")
+    assert load(made).calibration.domain is None
 
 
 def test_a_place_that_is_taken_is_left_as_it_was(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from transformers import WhisperForConditionalGeneration
 
 from sprachbund.compression.distillation import DistilRecipe, check_models, run
 from sprachbund.errors import SprachbundError
+from sprachbund.models import hub
 from sprachbund.models.card import PAIRS, Card
 from sprachbund.models.io import load
 from sprachbund.models.pruning import prune_decoder
@@ -100,3 +101,19 @@ def test_models_are_checked_before_any_work(material: Path) -> None:
     swapped = recipe(material, 1, teacher=material / "student", student=material / "teacher")
     with pytest.raises(SprachbundError, match="give the larger model as the teacher"):
         check_models(swapped)
+
+
+def test_without_the_network_neither_model_is_looked_for_there(
+    material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def directory(name: str, patterns: Any, *, offline: bool, progress: Any = None) -> Path:
+        asked.append(offline)
+        return material / name.rpartition("/")[2]
+
+    monkeypatch.setattr(hub, "download", directory)
+    named = recipe(material, 2, teacher="nobody/teacher", student="nobody/student")
+    run(named, tmp_path / "run", report=lambda line: None, offline=True)
+    assert asked
+    assert all(asked)

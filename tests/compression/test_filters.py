@@ -50,6 +50,15 @@ def test_each_fault_is_named(kind: str, label: dict[str, object]) -> None:
     assert kind_of(reason) == kind
 
 
+def test_text_that_was_not_said_is_dropped_beyond_the_limit() -> None:
+    doubted = replace(GOOD, out_of_domain=0.8)
+    assert why(evidence=doubted) is None  # nobody calibrated the teacher
+    assert why(evidence=doubted, max_out_of_domain=0.9) is None
+    reason = why(evidence=doubted, max_out_of_domain=0.7)
+    assert reason == "out of domain: probability 0.80"
+    assert why(max_out_of_domain=0.0) is None
+
+
 def test_every_threshold_moves_its_line() -> None:
     unsure = replace(GOOD, mean_log_probability=-1.2)
     loose = GuardOptions(hopeless_mean_log_probability=-2.0)

@@ -19,9 +19,11 @@ from sprachbund.compression import pseudo_labels
 from sprachbund.compression.options import FilterOptions, LabelOptions, TeacherOptions
 from sprachbund.compression.pseudo_labels import (
     KEPT,
+    LIMIT,
     THERE,
     UNKNOWN_PAIR,
     LabelTeacher,
+    check_outside,
     claim,
     open_source,
     pseudo_label,
@@ -430,3 +432,23 @@ def test_labels_begun_before_there_was_an_option_go_on_where_it_is_not_given(tmp
     claim(tmp_path / "out", {"decoding": asdict(DecodingOptions())})
     with pytest.raises(SprachbundError, match=r"was begun with decoding\."):
         claim(tmp_path / "out", {"decoding": asdict(DecodingOptions(tempos=(1.3, 1.6)))})
+
+
+def test_labels_begun_before_they_were_dropped_by_doubt_go_on_where_there_is_no_limit(tmp_path: Path) -> None:
+    claim(tmp_path / "out", {"teacher": "x"})
+    claim(tmp_path / "out", {"teacher": "x", LIMIT: 1.0})
+    with pytest.raises(SprachbundError, match=r"was begun with max_out_of_domain 1\.0, not 0\.9"):
+        claim(tmp_path / "out", {"teacher": "x", LIMIT: 0.9})
+
+
+def test_labels_have_no_place_in_the_folder_of_the_recordings(tmp_path: Path) -> None:
+    """They would be taken for recordings, or for corpora, when the work goes on."""
+    recordings, corpus = tmp_path / "recordings", make_corpus(tmp_path / "corpus", texts=False)
+    recordings.mkdir()
+    for out in (recordings, recordings / "labels", recordings / "deep" / "labels"):
+        with pytest.raises(
+            SprachbundError, match=rf"--out {out} is in {recordings}, which is to be labelled"
+        ):
+            check_outside(out, [corpus, recordings])
+    check_outside(tmp_path / "recordings-labels", [recordings])
+    check_outside(corpus / "labels", [corpus])  # which holds its shards alone

@@ -158,6 +158,23 @@ def test_ctranslate2_gets_a_tokenizer_in_one_file(tmp_path: Path) -> None:
     assert {name: written.token_to_id(name) for name in added} == added
 
 
+def test_ctranslate2_is_told_the_tokens_that_older_checkpoints_suppress(tmp_path: Path) -> None:
+    pytest.importorskip("ctranslate2")
+    directory, listed = tmp_path / "older", {"suppress_tokens": [1, 2], "begin_suppress_tokens": [220, 256]}
+    make_directory(directory, extra_config=listed)
+    (directory / "generation_config.json").unlink()
+    done = command("export", directory, "--out", tmp_path / "ct2", "--format", "ctranslate2")
+    assert done.code == 0, done.err
+    written = json.loads((tmp_path / "ct2" / "config.json").read_text())
+    assert (written["suppress_ids"], written["suppress_ids_begin"]) == ([1, 2], [220, 256])
+
+
+def test_a_folder_is_no_place_for_one_file(whisper_dir: Path, tmp_path: Path) -> None:
+    done = command("export", whisper_dir, "--format", "ggml", "--out", tmp_path)
+    assert done.code == 2
+    assert f"--out {tmp_path} is a folder; name a file in it, such as" in done.error_lines[-1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -166,3 +166,41 @@ def test_text_files_need_references(tmp_path):
         parse_system(str(tmp_path / "a.txt"))
     assert parse_system(str(tmp_path / "a.txt"), tmp_path / "a.txt") == ("a.txt", [tmp_path / "a.txt"])
     assert len(list(RunFile(tmp_path / "a.txt", tmp_path / "a.txt"))) == 2
+
+
+def test_pairs_that_the_draws_cannot_tell_apart_are_said_to_be_too_many(good, bad):
+    many = [("en", f"{a}{b}") for a in "abc" for b in "klmn"]
+    result = compare(
+        [system("bad", made_lines(8, 0.9, 1, many)), system("good", made_lines(8, 0.0, 2, many))],
+        ["chrF"],
+        draws=100,
+    )
+    said = claims(result)[1]
+    # 12 tests of p at least 1/101 each.
+    assert said == (
+        "chrF: 100 draws cannot show a difference of one pair among 12 (after Holm's correction p is at least 0.119); "
+        "give --draws 240 for that."
+    )
+    enough = compare([system("bad", bad), system("good", good)], ["chrF"], draws=60)  # 3 / 61 is below 0.05
+    assert "of 3 pairs, good is better on 3" in claims(enough)[1]
+
+
+def test_a_path_may_have_an_equals_sign_in_it(tmp_path):
+    folder = tmp_path / "lr=0.1" / "results"
+    folder.mkdir(parents=True)
+    assert parse_system(str(folder)) == ("results", [folder])
+    assert parse_system(f"base={folder}") == ("base", [folder])
+    other = tmp_path / "lr=0.2"
+    other.mkdir()
+    assert parse_system(f"{folder},{other}") == ("results", [folder, other])
+    with pytest.raises(SprachbundError, match=r"gone does not exist"):
+        parse_system(f"base={tmp_path / 'gone'}")
+
+
+def test_references_beside_results_that_have_their_own_are_refused(tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "lines.jsonl").write_text("")
+    (tmp_path / "references.txt").write_text("a\n")
+    for name in ("results", "lines.jsonl"):
+        with pytest.raises(SprachbundError, match=rf"{name} has references of its own, and --reference"):
+            parse_system(f"a={tmp_path / name}", tmp_path / "references.txt")

@@ -8,6 +8,7 @@ from sprachbund.decoding.options import DecodingOptions
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.hypotheses import make_plan
 from sprachbund.models.io import load
+from sprachbund.text.languages import UnknownLanguageError
 from tests.evaluation.scores import translate_manifest
 
 OPTIONS = DecodingOptions(max_tokens=10)
@@ -110,10 +111,30 @@ def test_pairs_the_model_does_not_know_are_counted_or_refused(model, tmp_path):
         make_plan(model, Manifest(tmp_path), ["ru"])
 
 
+def test_a_corpus_in_a_language_that_the_model_does_not_hear_is_refused_with_those_it_hears(model, tmp_path):
+    with ManifestWriter(tmp_path) as writer:
+        writer.add(
+            np.zeros(1600, np.float32),
+            text="ein",
+            language="cy",
+            speaker="",
+            utterance_id="a",
+            translations={"en": "one"},
+        )
+    with pytest.raises(
+        UnknownLanguageError, match=r"the speech is in cy \(Welsh\), and the model hears .*en \(Engl"
+    ):
+        make_plan(model, Manifest(tmp_path))
+
+
 def test_sounds_longer_than_the_window_are_counted(model, manifest, monkeypatch):
     monkeypatch.setattr(model, "max_window_s", 1.0, raising=False)
     plan = make_plan(model, manifest)
     assert plan.too_long == sum(u.duration_s > 1.0 and bool(u.language) for u in manifest) > 0
+    monkeypatch.setattr(model, "max_window_s", 0.01, raising=False)
+    spoken = sum(bool(u.language) for u in manifest)
+    with pytest.raises(SprachbundError, match=rf"{spoken} utterances longer than 0\.01 s"):
+        make_plan(model, manifest)
 
 
 def test_missing_and_short_audio_is_named(model, corpus, tmp_path):

@@ -110,11 +110,40 @@ def test_parts_that_are_there_are_kept_and_never_mixed(
     ):
         with pytest.raises(SprachbundError, match=f"parts of an evaluation with another {named}"):
             evaluate([corpus], model, replace(options, **change), out=tmp_path, computing=computing)
+    with pytest.raises(SprachbundError, match=r"computed with 1 threads; give --threads 1, or delete it"):
+        evaluate([corpus], model_directory, options, out=tmp_path, computing=replace(computing, threads=2))
     shutil.rmtree(other)
     evaluation = evaluate(
         [corpus], model_directory, options, out=tmp_path, computing=computing, progress=look
     )
     check_same(evaluation, whole)
+
+
+def test_a_comet_that_is_not_there_is_said_before_the_work_and_another_one_goes_on(
+    corpus: Path,
+    model_directory: Path,
+    options: EvaluationOptions,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried: list[str] = []
+
+    class Unavailable:
+        def __init__(self, name: str, *, offline: bool = False) -> None:
+            tried.append(name)
+            raise SprachbundError(f"{name} is no COMET model")
+
+    def work(what: str, done: int, total: int) -> None:
+        pytest.fail(f"{what} was begun")
+
+    monkeypatch.setattr("sprachbund.evaluation.run.comet_signature", lambda name: name)
+    monkeypatch.setattr("sprachbund.evaluation.scoring.Comet", Unavailable)
+    computing = Computing(workers=2, block=100)
+    for name in ("/wrong", "/right"):  # the second is not refused for the first
+        asked = replace(options, comet=name)
+        with pytest.raises(SprachbundError, match=f"{name} is no COMET model"):
+            evaluate([corpus], model_directory, asked, out=tmp_path, computing=computing, progress=work)
+    assert tried == ["/wrong", "/right"]
 
 
 def test_a_ray_cluster_evaluates_alike(

@@ -1,6 +1,7 @@
 """An evaluation from beginning to end, its manifest, its replay, its tables."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -89,6 +90,23 @@ def test_scores_come_again_from_the_hypotheses_alone(evaluated):
     again = rescore(out, read_manifest(out))
     assert again.numbers == evaluation.manifest.numbers
     assert again.failures == evaluation.manifest.failures
+
+
+def test_scores_come_again_without_comet_whose_numbers_stay(evaluated, tmp_path):
+    out, _ = evaluated
+    shutil.copytree(out, tmp_path / "out")
+    path = tmp_path / "out" / "scores.json"
+    values = json.loads(path.read_text(encoding="utf-8"))
+    values["configuration"]["comet"] = "nobody/has-this"
+    values["numbers"].append(
+        {**values["numbers"][0], "metric": "COMET", "value": 77.0, "signature": "COMET|x"}
+    )
+    path.write_text(json.dumps(values), encoding="utf-8")
+    written = read_manifest(path)
+    again = rescore(tmp_path / "out", written)
+    assert differences(written, again) == []
+    assert [number.value for number in again.numbers if number.metric == "COMET"] == [77.0]
+    assert again.configuration["comet"] == "nobody/has-this"
 
 
 def test_options_come_back_from_their_plain_form(tiny_options):

@@ -1,6 +1,7 @@
 """Whisper models of openai-whisper and CTranslate2: the same weights as in Hugging Face's form; damage is refused."""
 
 import json
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Target
 from sprachbund.models.io import load as load_any
-from sprachbund.models.whisper import Whisper, WhisperTokens, load
+from sprachbund.models.whisper import Whisper, WhisperTokens, load, other_formats
 from sprachbund.models.whisper.other_formats import _check_version, _generation, load_other_format
 from tests.models.whisper_support import TINY, make_directory
 from tests.stories.support import command
@@ -205,6 +206,34 @@ def test_a_tokenizer_of_another_version_is_refused(tmp_path: Path) -> None:
             SprachbundError, match=r"timestamps from 50364 on, and .*large-v3\.pt those from 50365"
         ):
             _check_version(timestamps, 51_866, tmp_path / "large-v3.pt", tmp_path)
+
+
+def test_a_tokenizer_that_is_named_is_looked_at_whatever_the_form(
+    original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[Path] = []
+    monkeypatch.setattr(
+        other_formats, "_check_version", lambda timestamps, size, path, home: looked.append(home)
+    )
+    directory = write_ctranslate2(original, tmp_path / "ct2", variables_of(original))
+    load_other_format(directory)
+    assert looked == []  # its own
+    load_other_format(directory, original)
+    load_other_format(write_openai(original, tmp_path / "tiny.pt"), original)
+    assert looked == [original, original]
+
+
+def test_alignment_heads_beside_a_tokenizer_are_those_of_models_of_its_shape_alone(
+    original: Path, tmp_path: Path
+) -> None:
+    path = write_openai(original, tmp_path / "tiny.pt")
+    assert load_other_format(path, original).alignment_heads == [(0, 1), (1, 2)]
+    other = tmp_path / "other"
+    shutil.copytree(original, other)
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "decoder_layers": config["decoder_layers"] + 1}))
+    assert "alignment_heads" not in load_other_format(path, other).checkpoint_files.generation
+    assert load_other_format(path, other).capabilities.begin_suppressed == (220, 256)
 
 
 def test_ctranslate2_of_an_english_model_is_english(tmp_path: Path) -> None:

@@ -337,3 +337,18 @@ def test_speech_of_some_languages_alone_is_encoded(made: Made, tmp_path: Path) -
     assert {utterance.language for utterance in encode(wanted)} == {"de"}
     with pytest.raises(SprachbundError, match="was begun with languages"):
         encode(replace(wanted, languages=()))
+
+
+@pytest.mark.parametrize("where", ["", "parts"])
+def test_a_folder_with_something_else_in_it_is_left_alone(made: Made, tmp_path: Path, where: str) -> None:
+    theirs = tmp_path / "work" / where / "thesis.txt"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("years")
+    with pytest.raises(
+        SprachbundError, match=rf"{theirs.parent} holds something else already; name another --out"
+    ):
+        make_units(replace(made.fit, out=tmp_path / "work"))
+    assert theirs.read_text() == "years"
+    if not where:
+        with pytest.raises(SprachbundError, match="holds something else already"):
+            encode(replace(made.encoding, out=tmp_path / "work"))

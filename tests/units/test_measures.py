@@ -13,6 +13,7 @@ from sprachbund.models.tokens.directory import Units
 from sprachbund.models.tokens.strings import collapse, expand, to_string, to_units
 from sprachbund.units.encoded import EncodedCorpus, Encoding, UnitUtterance, encode
 from sprachbund.units.fit import Fit, make_units
+from sprachbund.units.lengths import too_long_for_ctc
 from sprachbund.units.measures import (
     NOTHING,
     Agreement,
@@ -208,6 +209,20 @@ def test_lengths_beside_text(encoded: tuple[Units, EncodedCorpus], measured: Uni
     assert twice.too_long.get("fr", 0) >= measured.too_long.get("fr", 0)
     with pytest.raises(SprachbundError, match="give 1 to 6"):
         measure(*encoded, Characters(), ratio=9)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4])
+def test_frames_for_ctc_are_those_of_training_which_reads_the_end_too(
+    encoded: tuple[Units, EncodedCorpus], stride: int
+) -> None:
+    units, lines = encoded
+    measured = measure(*encoded, Characters(), stride=stride)
+    lengths = [len(units.vocabulary.encode_units(u.units)) + 1 for u in lines for _ in u.translations]
+    targets = [units.vocabulary.encode_text(text) for u in lines for text in u.translations.values()]
+    names = [f"{u.id} into {tag}" for u in lines for tag in u.translations]
+    long = too_long_for_ctc(names, lengths, targets, stride=stride)
+    assert sum(measured.too_long.values()) == len(long)
+    assert measured.too_long_examples == long[:5]
 
 
 def test_a_ratio_of_nought_is_refused_and_not_the_mean(encoded: tuple[Units, EncodedCorpus]) -> None:

@@ -289,8 +289,9 @@ def prune(
     with new_directory(
         out
     ) as draft:  # with its numbers: what was killed or failed before them leaves nothing
-        save_smaller(smaller, source, draft, bits_of(source), how, name=out.name)
+        save_smaller(smaller, source, draft, bits_of(source), how, name=out.name, model=model)
         _warn_of_drafts(family)
+        _warn_of_calibrations(model, source, draft, out)
         compared = measure(
             model,
             draft,
@@ -320,6 +321,13 @@ def _warn_of_drafts(family: Any) -> None:
         say(f"left behind, since drafts fit one depth only: {', '.join(family.drafts)}; train them anew")
 
 
+def _warn_of_calibrations(model: str, source: Path, draft: Path, out: Path) -> None:
+    from sprachbund.models.calibration import lost_calibrations
+
+    for line in lost_calibrations(model, source, draft, out):
+        say(line)
+
+
 # `sprachbund compress quantize MODEL --out DIR`: weights of 8 bits, or an encoder of 3 to 8.
 
 
@@ -343,7 +351,13 @@ def quantize(
     """
     set_threads(threads)
     with as_usage(), Bar("quantizing"):
-        from sprachbund.compression.smaller import check_new, copy_drafts, new_directory
+        from sprachbund.compression.smaller import (
+            bits_of,
+            check_new,
+            copy_calibrations,
+            copy_drafts,
+            new_directory,
+        )
         from sprachbund.models.io import load
 
         check_new(out)
@@ -358,12 +372,15 @@ def quantize(
 
                 check_packable(family)
             if options.encoder is None:
-                what = _eight_bits(family, source, draft, out.name, packed=options.packed)
+                what = _eight_bits(family, model, source, draft, out.name, packed=options.packed)
             else:
-                what = _encoder_bits(family, source, draft, out.name, options.encoder)
+                what = _encoder_bits(family, model, source, draft, out.name, options.encoder)
             copy_drafts(source, draft)
+            if options.encoder is None and bits_of(source) == 8:
+                copy_calibrations(source, draft)
             if options.packed:
                 write_packed(load(draft, offline=True), draft)
+        _warn_of_calibrations(model, source, draft, out)
         files = sorted(str(path.relative_to(draft)) for path in draft.iterdir())
         compared = measure(
             model,
@@ -377,7 +394,9 @@ def quantize(
     print_comparison(compared, out, as_json=as_json)
 
 
-def _eight_bits(family: Any, source: Path, draft: Path, name: str, *, packed: bool) -> dict[str, Any]:
+def _eight_bits(
+    family: Any, model: str, source: Path, draft: Path, name: str, *, packed: bool
+) -> dict[str, Any]:
     """Write all matrices in 8 bits. Returns no further values for the report."""
     from sprachbund.compression.quantization import check_quantizable
     from sprachbund.compression.smaller import bits_of, save_smaller
@@ -387,12 +406,13 @@ def _eight_bits(family: Any, source: Path, draft: Path, name: str, *, packed: bo
         raise UsageError(
             f"{source} has 8 bits already; with --packed a copy gets the native engine's file too"
         )
-    save_smaller(family, source, draft, 8, {"by": "quantize", "bits": 8}, name=name)
+    save_smaller(family, source, draft, 8, {"by": "quantize", "bits": 8}, name=name, model=model)
     return {}
 
 
 def _encoder_bits(
     family: Any,
+    model: str,
     source: Path,
     draft: Path,
     name: str,
@@ -404,7 +424,8 @@ def _encoder_bits(
 
     layers = quantize_encoder(family, options)
     settings = {"encoder_bits": options.bits, "method": options.method, "symmetric": options.symmetric}
-    save_smaller(family, source, draft, bits_of(source), {"by": "quantize", **settings}, name=name)
+    how = {"by": "quantize", **settings}
+    save_smaller(family, source, draft, bits_of(source), how, name=name, model=model)
     mean = sum(layer.weighted_error * layer.num_weights for layer in layers)
     num_weights = sum(layer.num_weights for layer in layers)
     return {
@@ -470,16 +491,19 @@ def run_labels(
         computing: processes; one if None.
         offline: never use the network.
     """
-    from sprachbund.compression.pseudo_labels import check_targets, pseudo_label
-    from sprachbund.decoding.options import NONE, DecodingOptions, GuardOptions
+    from sprachbund.compression.pseudo_labels import LIMIT, check_outside, check_targets, pseudo_label
+    from sprachbund.decoding.guard import max_out_of_domain
+    from sprachbund.decoding.options import NONE, DecodingOptions, GuardOptions, check_guard
     from sprachbund.models.card import Card
     from sprachbund.text.languages import parse_language
     from sprachbund.util.jobs import gpus_of
     from sprachbund.util.provenance import model_hash
 
     with as_usage(), Bar("loading the teacher"):
+        check_outside(out, data)
         directory = fetch(teacher, offline=offline)
         family = _load_teacher(directory, teacher_options)
+        check_guard(family, options.filters.guard)
         written = {target for _, target in family.pairs()}
         options = replace(options, targets=tuple(parse_language(t, written) for t in options.targets))
         spoken = teacher_options.spoken
@@ -514,6 +538,7 @@ def run_labels(
                 "beam": teacher_options.beam_size,
                 "engine": teacher_options.engine,
                 "decoding": asdict(decoding),
+                LIMIT: max_out_of_domain(family, options.filters.guard),
             },
             computing=computing,
             gpus=gpus_of(teacher_options.device),
@@ -644,7 +669,7 @@ def distil(
             data,
             out / LABELS,
             replace(labels, replace=True),
-            replace(teacher_options, engine=measuring.engine),
+            replace(teacher_options, engine=measuring.engine, device=asked.device or TeacherOptions.device),
             offline=offline,
         )
         typer.echo(corpus_as_text(labelled), err=as_json)
@@ -657,6 +682,7 @@ def distil(
             stop_after=asked.stop_after,
             on_step=lambda done, total: bar.update(done, total, "steps"),
             accept_changes=asked.accept_changes,
+            offline=offline,
         )
     if asked.stop_after is not None and asked.stop_after < recipe.training.steps:
         return say(f"stopped at step {asked.stop_after}; the same command without --stop-after goes on")

@@ -165,7 +165,7 @@ def export(
         source = fetch(model, offline=offline)
         kind = family_of(source)
     if kind in LAYOUTS:
-        return _export_fastconformer(source, out, bits, as_json=as_json)
+        return _export_fastconformer(model, source, out, bits, as_json=as_json)
     if bits is not None:
         raise UsageError(
             "--bits is for Whisper models, Parakeet and Canary; other graphs have the bits of the model, see `compress "
@@ -180,7 +180,7 @@ def export(
 
         family: Any = load(source, offline=True)
         check_exportable(family)
-        card = card_of(family, source, out.name, {"by": "export"})
+        card = card_of(family, source, out.name, {"by": "export"}, model=model)
         write_whole(out, lambda draft: write(family, draft, card))
         description = read_description(out)
     if as_json:
@@ -190,7 +190,7 @@ def export(
     say(f"frames ahead: {tiers}; what goes in and out is in {out / 'config.json'}")
 
 
-def _export_fastconformer(source: Path, out: Path, bits: str | None, *, as_json: bool) -> None:
+def _export_fastconformer(model: str, source: Path, out: Path, bits: str | None, *, as_json: bool) -> None:
     if bits == "16":
         raise UsageError("graphs of Parakeet and Canary have 32 bits or 8; leave --bits out, or give 8")
     with as_usage(), Bar("exporting"):
@@ -200,9 +200,9 @@ def _export_fastconformer(source: Path, out: Path, bits: str | None, *, as_json:
         from sprachbund.models.io import load
         from sprachbund.util.files import read_object
 
-        model = check_exportable(load(source, offline=True))
-        card = card_of(model, source, out.name, {"by": "export"})
-        write_whole(out, lambda draft: write(model, draft, card, 8 if bits == "8" else 32))
+        family = check_exportable(load(source, offline=True))
+        card = card_of(family, source, out.name, {"by": "export"}, model=model)
+        write_whole(out, lambda draft: write(family, draft, card, 8 if bits == "8" else 32))
         config = read_object(out / "config.json")
     if as_json:
         return print_json({"out": str(out), "bits": int(bits or 32), **config})
@@ -230,6 +230,8 @@ def _export_whisper(
         from sprachbund.models.io import load
         from sprachbund.util.files import atomic_path
 
+        if form == "ggml" and out.is_dir():
+            raise UsageError(f"--out {out} is a folder; name a file in it, such as {out / 'ggml-model.bin'}")
         check_new(out)
         whisper = check_exportable(load(fetch(model, offline=offline), offline=True), form, bits)
         if form == "ctranslate2":

@@ -95,7 +95,10 @@ def evaluate(
         Path | None, typer.Option("--report", metavar="FILE.html", help="Write a report to look at.")
     ] = None,
     against: Annotated[
-        str | None, typer.Option("--speed-against", metavar="MODEL", help="Time both models side by side.")
+        str | None,
+        typer.Option(
+            "--speed-against", metavar="MODEL", help="Time both models side by side, on the first corpus."
+        ),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace results that are in the folder already.")
@@ -475,6 +478,8 @@ def _score_folder(folder: Path, given_too: list[str], out: Path | None, *, as_js
     typer.echo(present.as_text(scored))
     count = len(written.numbers) + len(written.failures)
     verdict = f"{len(different)} of {count} numbers differ from" if different else "the same as"
+    if written.configuration.get("comet"):
+        say("COMET was not scored again, which takes its model; its numbers are those that were written")
     typer.echo("\n".join([f"{verdict} {folder / MANIFEST_FILE}", *(f"  {line}" for line in different[:20])]))
 
 

@@ -90,6 +90,7 @@ def _job(
     offline: bool,
     threads: int,
 ) -> "CollectJob":
+    from sprachbund.data.manifest import Manifest
     from sprachbund.models.io import family_of
     from sprachbund.research.gradient_sharing.collect import CollectJob
     from sprachbund.util.provenance import model_hash
@@ -101,7 +102,10 @@ def _job(
         data=tuple(data),
         options=options,
         parts=out.with_name(out.name + PARTS),
-        identity={"model_hash": model_hash(directory)},
+        identity={
+            "model_hash": model_hash(directory),
+            "data": [Manifest(path).content_hash() for path in data],
+        },
         device=device,
         threads=threads,
     )
@@ -329,6 +333,7 @@ def apply(
     """Split a model's feed-forwards by language; every language's branch is written into the model directory."""
     in_one_process("sprachbund share apply")
     with as_usage(), Bar("loading the model"):
+        from sprachbund.compression.quantization import check_quantizable
         from sprachbund.models.io import family_of, load
         from sprachbund.models.sharing_plan import SharingPlan
         from sprachbund.research.gradient_sharing.surgery import apply_plan
@@ -340,6 +345,8 @@ def apply(
         family_of(source)  # an error that names what is wrong with a directory that holds no model
         _check(wanted, plan, source, data or [], any_model)
         family: Any = load(source, offline=True)
+        if bits == "8":
+            check_quantizable(family)
         before = _num_parameters(family)
     importance = _importance(family, wanted, data or [], utterances)
     apply_plan(family, wanted, importance=importance)
@@ -392,10 +399,8 @@ def _save(family: Any, source: Path, out: Path, bits: int) -> None:
         card = Card.read(source)
         # What was measured, was measured before.
         save(family, out, bits=bits, card=card and card.model_copy(update={"scores": []}))
-    elif bits == 32:
-        save(family, out)
     else:
-        raise UsageError(f"the family {family.name} is written in the bits it has; leave out --bits")
+        save(family, out, bits=bits)
 
 
 def _described(family: Any, plan: "SharingPlan") -> dict[str, Any]:
@@ -487,8 +492,9 @@ def plan(
     in_one_process("sprachbund share plan")
     from sprachbund.research.gradient_sharing.report import numbers, plan_blocks
 
-    if out is not None and not out.is_dir() and out.suffix != PLAN:
-        raise UsageError(f"--out is {out}; name a {PLAN} file, or a model directory to keep the plan in")
+    # A model directory has a plan of its own if it is split, and is refused with one if it is not.
+    if out is not None and (out.is_dir() or out.suffix != PLAN):
+        raise UsageError(f"--out is {out}; name a {PLAN} file")
     made = _plan(file, options)
     if out is not None:
         made.write(out)

@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
+
 from sprachbund.api import Model
 from sprachbund.audio.span_options import SpanOptions
 from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions, GuardOptions, draws_tokens
@@ -59,9 +61,12 @@ def refuse(package: str, given: Mapping[str, Any], defaults: Mapping[str, Any]) 
         SprachbundError: an argument is not at its default.
     """
     for name, value in given.items():
-        if value != defaults[name]:
+        # Arrays are compared number by number, and are no default.
+        if isinstance(value, np.ndarray) or value != defaults[name]:
+            shown = " ".join(repr(value).split())
+            shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
             raise SprachbundError(
-                f"{name}={value!r} of {package} is not served here; leave it out (default {defaults[name]!r}), see "
+                f"{name}={shown} of {package} is not served here; leave it out (default {defaults[name]!r}), see "
                 "docs/migrate.md"
             )
 
@@ -149,17 +154,26 @@ class TranscribeArguments:
             raise SprachbundError(f"task={self.task!r} is unknown; give transcribe or translate")
         return "en" if self.task == "translate" else TRANSCRIBE
 
+    def keeps(self, segment: Segment) -> bool:
+        """Whether a segment is shown: without a threshold of log-probability, doubt that somebody speaks is enough."""
+        sure, doubt = self.log_probability_threshold, self.no_speech_threshold
+        silent = segment.no_speech_probability
+        if sure is None and doubt is not None and silent is not None and silent > doubt:
+            return False
+        return segment.dropped is None
+
     def options(self) -> DecodingOptions:
         """The same as options of decoding."""
         sure, doubt = self.log_probability_threshold, self.no_speech_threshold
         loops = self.compression_ratio_threshold
         guard = GuardOptions(
             max_compression_ratio=_NO_LIMIT if loops is None else loops,
+            max_repetition=1.0 if loops is None else GuardOptions.max_repetition,
             max_no_speech_probability=1.0 if doubt is None else doubt,
             min_mean_log_probability=-_NO_LIMIT if sure is None else sure,
             hopeless_mean_log_probability=-_NO_LIMIT
             if sure is None
-            else GuardOptions.hopeless_mean_log_probability,
+            else min(sure, GuardOptions.hopeless_mean_log_probability),
         )
         return DecodingOptions(
             beam_size=1 if self.temperature[0] else self.beam_size or 1,
@@ -205,9 +219,10 @@ def span_options(parameters: Any) -> SpanOptions:
         values["release"] = max(0.01, values["threshold"] - 0.15)  # as Silero's own code has it
     if "padding_s" in values and "min_silence_s" not in values:
         values["min_silence_s"] = max(defaults["min_silence_s"], 2 * values["padding_s"])
-    if "min_silence_s" in values and "padding_s" not in values:
-        values["padding_s"] = min(defaults["padding_s"], values["min_silence_s"] / 2)
-    return SpanOptions(**{**defaults, **values})
+    values = {**defaults, **values}
+    # Of a silence, each side can keep one half.
+    values["padding_s"] = min(values["padding_s"], values["min_silence_s"] / 2)
+    return SpanOptions(**values)
 
 
 def prompt_of(*parts: Any) -> str:

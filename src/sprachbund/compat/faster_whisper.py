@@ -15,8 +15,9 @@ other), `log_progress`, `num_workers`, `suppress_blank`, `prepend_punctuations`,
 """
 
 import copy
+import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -47,9 +48,10 @@ from sprachbund.compat.arguments import (
 from sprachbund.decoding import result
 from sprachbund.decoding.encoding import spoken_log_probs
 from sprachbund.decoding.languages import language_posterior
-from sprachbund.decoding.options import DecodingOptions
-from sprachbund.engines.options import EngineChoice
+from sprachbund.decoding.options import DecodingOptions, why_no_beam
+from sprachbund.engines.options import ENGINE_DEVICES, EngineChoice
 from sprachbund.errors import SprachbundError
+from sprachbund.util.devices import CPU
 
 _PACKAGE = "faster-whisper"
 _UNSERVED: dict[str, Any] = {
@@ -57,7 +59,6 @@ _UNSERVED: dict[str, Any] = {
     "length_penalty": 1,
     "repetition_penalty": 1,
     "no_repeat_ngram_size": 0,
-    "prompt_reset_on_temperature": 0.5,
     "prefix": None,
     "suppress_tokens": [-1],
     "max_initial_timestamp": 1.0,
@@ -67,6 +68,7 @@ _UNSERVED: dict[str, Any] = {
 }
 _WITHOUT_EFFECT = (
     "best_of",  # one text is drawn
+    "prompt_reset_on_temperature",  # no text is shown to the next span
     "log_progress",
     "suppress_blank",
     "prepend_punctuations",
@@ -75,6 +77,8 @@ _WITHOUT_EFFECT = (
     "language_detection_threshold",
     "language_detection_segments",
 )
+_BEAM = 5
+"""Width of the search by default."""
 _ENGINES: dict[str, EngineChoice] = {
     "default": "auto",
     "auto": "auto",
@@ -172,13 +176,24 @@ class WhisperModel:
             raise SprachbundError(
                 f"compute_type={compute_type!r} is not served; there are {', '.join(_ENGINES)}"
             )
+        engine = _ENGINES[compute_type]
         chosen = device_by_default() if device == "auto" else device
+        if chosen != CPU and ENGINE_DEVICES[engine] == (CPU,):
+            if device != "auto":
+                raise SprachbundError(
+                    f"compute_type={compute_type!r} is for CPUs here, and device={device!r}; give device='cpu', or "
+                    "compute_type='bfloat16'"
+                )
+            chosen = CPU
         if chosen == "cuda":
             chosen = f"cuda:{device_index}"
         self.model = load(
-            NAMES.get(model_size_or_path, model_size_or_path),
+            # A directory comes first, as there.
+            model_size_or_path
+            if os.path.isdir(model_size_or_path)
+            else NAMES.get(model_size_or_path, model_size_or_path),
             offline=local_files_only,
-            engine=_ENGINES[compute_type],
+            engine=engine,
             threads=cpu_threads or None,
             device=chosen,
         )
@@ -200,7 +215,7 @@ class WhisperModel:
         language: str | None = None,
         task: str = "transcribe",
         *,
-        beam_size: int = 5,
+        beam_size: int | None = None,
         temperature: float | Sequence[float] = FALLBACK,
         compression_ratio_threshold: float | None = 2.4,
         log_prob_threshold: float | None = -1.0,
@@ -221,7 +236,7 @@ class WhisperModel:
             audio: a path, a binary file, or samples (N,) at 16 kHz.
             language: language spoken; identified if None.
             task: "transcribe" or "translate".
-            beam_size: hypotheses.
+            beam_size: hypotheses; 5 if None, or 1 for a model that is searched greedily alone.
             temperature: 0 is greedy or beam search; the others are for text that the thresholds below refuse.
             compression_ratio_threshold: text that compresses better is decoded again, and left out at last.
             log_prob_threshold: the same for text of less certainty.
@@ -244,6 +259,9 @@ class WhisperModel:
                 recording that cannot be read.
         """
         refuse_others(_PACKAGE, others, _UNSERVED, _WITHOUT_EFFECT)
+        if beam_size is None:
+            greedy = why_no_beam(self.model.family, word_timestamps=word_timestamps)
+            beam_size = _BEAM if greedy is None else 1
         arguments = TranscribeArguments(
             language=language,
             task=task,
@@ -267,7 +285,7 @@ class WhisperModel:
             options=options,
             sample_rate=SAMPLE_RATE if isinstance(audio, np.ndarray) else None,
         )
-        kept = (segment for segment in stream if segment.dropped is None)
+        kept = filter(arguments.keeps, stream)
         first = next(kept, None)
         language = stream.source if first is None else first.source_language
         probability = (
@@ -318,7 +336,9 @@ class WhisperModel:
             raise SprachbundError("no audio is given; give a path, a file or samples")
         family, heard = self.model.family, list[Tensor]()
         sound = open_audio(audio, sample_rate=SAMPLE_RATE if isinstance(audio, np.ndarray) else None)
-        for _, samples in iter_speech_spans(sound.blocks(), span_options(vad_parameters)):
+        spans = span_options(vad_parameters)
+        spans = replace(spans, max_span_s=min(spans.max_span_s, family.max_window_s))
+        for _, samples in iter_speech_spans(sound.blocks(), spans):
             heard.append(spoken_log_probs(family, samples))
             posterior = language_posterior(torch.stack(heard), family.source_languages, None).tolist()
             if len(heard) >= language_detection_segments or max(posterior) >= language_detection_threshold:

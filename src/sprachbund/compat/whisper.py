@@ -169,7 +169,7 @@ class Whisper:
             sample_rate=None if is_file else SAMPLE_RATE,
         )
         segments = []
-        for number, segment in enumerate(translation.segments):
+        for number, segment in enumerate(filter(arguments.keeps, translation.segments)):
             text = spaced(segment.text, segment.target_language)
             values: dict[str, Any] = {
                 "id": number,

@@ -283,6 +283,7 @@ def run(
     stop_after: int | None = None,
     on_step: Callable[[int, int], None] = nothing,
     accept_changes: bool = False,
+    offline: bool = False,
 ) -> Path:
     """Train a student, or resume the run in `directory`, and return the directory of the model.
 
@@ -293,12 +294,13 @@ def run(
         stop_after: stop, resumable, after so many steps.
         on_step: called with the steps made, and with all of them.
         accept_changes: go on with a run whose recipe was another one.
+        offline: never use the network.
 
     Raises:
         SprachbundError: models that do not go together, data that neither knows, or a run of another recipe.
     """
     with joined_processes():
-        return _run(recipe, directory, on_first_rank(report), stop_after, on_step, accept_changes)
+        return _run(recipe, directory, on_first_rank(report), stop_after, on_step, accept_changes, offline)
 
 
 def _run(
@@ -308,12 +310,13 @@ def _run(
     stop_after: int | None,
     on_step: Callable[[int, int], None],
     accept_changes: bool,
+    offline: bool,
 ) -> Path:
     torch.manual_seed(recipe.training.seed)
     data = [part.path for part in (*recipe.train, *recipe.dev)]
     claim_folder(directory, recipe, data=data, accept_changes=accept_changes)
-    start = locate(str(recipe.student))
-    teacher: Any = load(recipe.teacher)
+    start = locate(str(recipe.student), offline=offline)
+    teacher: Any = load(recipe.teacher, offline=offline)
     student = prepare_model(_as_translator(recipe, start), directory, [])
     check_pair(student.model, teacher, recipe.objective)
     size = sum(p.numel() for p in teacher.parameters()) / 1e6
@@ -339,7 +342,7 @@ def _run(
         **recipe.objective.model_dump(),
     }
     if is_first_rank():
-        card = card_of(student.model, start, directory.name, how)
+        card = card_of(student.model, start, directory.name, how, model=str(recipe.student))
         card.training |= card.pairs_with(taught_languages(corpus).pairs)
         student.save(directory / MODEL, card=card)
     wait_for_all_ranks()

@@ -27,7 +27,7 @@ from sprachbund.compression.options import SHARD_S, FilterOptions, LabelOptions
 from sprachbund.data.manifest import Manifest, ManifestWriter, read_info, shard_numbers
 from sprachbund.data.own import AUDIO_SUFFIXES
 from sprachbund.decoding.encoding import LanguageQuery, encode_and_identify
-from sprachbund.decoding.guard import drop_reason
+from sprachbund.decoding.guard import drop_reason, max_out_of_domain
 from sprachbund.decoding.languages import UNDETERMINED, LanguageTracker
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.errors import SprachbundError
@@ -78,6 +78,11 @@ class LabelEvidence(Protocol):
         """The teacher's own doubt; None when it has none."""
         ...
 
+    @property
+    def out_of_domain(self) -> float | None:
+        """Probability that the text is not what was said; None of teachers that were not calibrated."""
+        ...
+
 
 def why_dropped(
     text: str,
@@ -89,6 +94,7 @@ def why_dropped(
     duration_s: float,
     identifier: LanguageIdentifier,
     options: FilterOptions,
+    max_out_of_domain: float = 1.0,
 ) -> str | None:
     """Reason why a label is left out of training, as "kind: what was seen"; None when it is kept.
 
@@ -101,6 +107,7 @@ def why_dropped(
         duration_s: seconds of the speech.
         identifier: knows languages by their texts.
         options: thresholds.
+        max_out_of_domain: threshold of the evidence of that name, see `sprachbund.decoding.guard.max_out_of_domain`.
     """
     rejected = drop_reason(
         text,
@@ -109,6 +116,8 @@ def why_dropped(
         no_speech_probability=evidence.no_speech_probability,
         mean_log_probability=evidence.mean_log_probability,
         options=options.guard,
+        out_of_domain=evidence.out_of_domain,
+        max_out_of_domain=max_out_of_domain,
     )
     if rejected is not None:
         return rejected
@@ -259,6 +268,25 @@ def open_source(path: Path, language: str | None, max_s: float) -> LabelSource:
     return FolderSource(path, audio, language, max_s)
 
 
+def check_outside(out: Path, data: Sequence[Path]) -> None:
+    """Refuse a folder for labels within one of recordings, as part of which they would be taken when the work goes on.
+
+    Args:
+        out: folder of the labels.
+        data: corpora, folders of recordings, or recordings.
+
+    Raises:
+        SprachbundError: naming the folder that `out` is in.
+    """
+    for path in data:
+        if shard_numbers(path):  # a corpus, which nothing below belongs to
+            continue
+        if out.resolve() == path.resolve() or path.resolve() in out.resolve().parents:
+            raise SprachbundError(
+                f"--out {out} is in {path}, which is to be labelled; name a folder outside of it"
+            )
+
+
 class CorpusSource:
     """The utterances of a corpus; see `LabelSource`."""
 
@@ -367,6 +395,8 @@ LABELS = "pseudo_labels"
 """Key in `custom` of an utterance: languages of the texts that a teacher wrote to their mean log-probabilities."""
 SOUND = "sound"
 """Key of the settings: digest of each source, since a shard that is whole is not made again for other speech."""
+LIMIT = "max_out_of_domain"
+"""Key of the settings: the threshold that holds, which may be the teacher's own."""
 _FORMER_CONTENT = "content"
 """The same in the version before, of names and sizes of recordings, or texts of a corpus."""
 KEPT, THERE, UNKNOWN_PAIR = "kept", "there before", "pair unknown to the teacher"
@@ -456,6 +486,8 @@ def claim(out: Path, settings: dict[str, Any]) -> None:
         if isinstance(known.get("options"), dict):
             known["options"].setdefault("shard_s", SHARD_S)  # before it was an option
             known["options"].pop("batch_size", None)  # which changes no label; earlier versions wrote it down
+        if LIMIT in wanted:
+            known.setdefault(LIMIT, 1.0)  # before labels were dropped by it
         if SOUND in wanted and SOUND not in known:  # before it was written down
             known[SOUND] = wanted[SOUND]
             known.pop(_FORMER_CONTENT, None)
@@ -696,6 +728,7 @@ class _Work:
     def __init__(self, teacher: LabelTeacher, options: LabelOptions) -> None:
         self._teacher, self._labeller = teacher.family, teacher.labeller
         self._identifier, self._options = teacher.identifier, options
+        self._max_out_of_domain = max_out_of_domain(teacher.family, options.filters.guard)
 
     def label(
         self,
@@ -812,6 +845,7 @@ class _Work:
                 duration_s=job.spoken.duration_s,
                 identifier=self._identifier,
                 options=self._options.filters,
+                max_out_of_domain=self._max_out_of_domain,
             )
             if reason is not None:
                 record.drop(job.id, target, text, reason)

@@ -11,14 +11,16 @@ from typing import Any, cast
 from sprachbund.compression.quantization import stored_size
 from sprachbund.errors import SprachbundError
 from sprachbund.models import FAMILIES
+from sprachbund.models.calibration import DOMAIN_FILE, TURNS_FILE
 from sprachbund.models.card import Card
 from sprachbund.models.conformer import Conformer
 from sprachbund.models.conformer.checkpoints import MODEL_TYPE, assemble, read_nemo, read_transformers
 from sprachbund.models.drafts import find_drafts
 from sprachbund.models.fastconformer import Canary, Parakeet
 from sprachbund.models.fastconformer.nemo import Head, is_streaming, read
-from sprachbund.models.hub import stated_family
+from sprachbund.models.hub import find, stated_family
 from sprachbund.models.io import locate, save
+from sprachbund.models.licence import licences
 from sprachbund.models.nemo_archive import open_archive
 from sprachbund.models.weights import Bits, read_packed_linears
 from sprachbund.util.files import atomic_directory, copy_file, is_empty
@@ -38,7 +40,7 @@ def bits_of(directory: Path) -> Bits:
     return cast("Bits", bits) if bits in (8, 16) else 32
 
 
-def card_of(family: Any, source: Path, name: str, how: dict[str, Any]) -> Card:
+def card_of(family: Any, source: Path, name: str, how: dict[str, Any], *, model: str) -> Card:
     """The card of a model that was made from another; the scores of the other one are left out.
 
     Args:
@@ -46,18 +48,20 @@ def card_of(family: Any, source: Path, name: str, how: dict[str, Any]) -> Card:
         source: directory of the other one.
         name: name of the new model.
         how: the command and its options, for the card.
+        model: the other model as a person named it, by which the licence of a public one without a card is known.
     """
     old = Card.read(source) or Card(
-        name=source.name,
+        name=model,
         source_languages=sorted({s for s, _ in family.pairs()}),
         target_languages=sorted({t for _, t in family.pairs()}),
     )
     training = {**old.training, "made_from": {"model": old.name, **how}}
-    return old.model_copy(update={"name": name, "scores": [], "training": training})
+    licence = old.licence or " and ".join(one.name for one in licences(model) if one.name)
+    return old.model_copy(update={"name": name, "licence": licence, "scores": [], "training": training})
 
 
 def save_smaller(
-    family: Any, source: Path, directory: Path, bits: Bits, how: dict[str, Any], *, name: str
+    family: Any, source: Path, directory: Path, bits: Bits, how: dict[str, Any], *, name: str, model: str
 ) -> None:
     """Write a model that was made from the one in `source`.
 
@@ -68,11 +72,12 @@ def save_smaller(
         bits: bits of a weight.
         how: for the card.
         name: for the card.
+        model: see `card_of`.
 
     Raises:
         SprachbundError: the family has no place for so few bits.
     """
-    save(family, directory, bits=bits, card=card_of(family, source, name, how))
+    save(family, directory, bits=bits, card=card_of(family, source, name, how, model=model))
 
 
 @contextmanager
@@ -99,6 +104,13 @@ def copy_drafts(source: Path, out: Path) -> list[str]:
     for path in drafts.values():
         copy_file(path, out / path.name)
     return list(drafts)
+
+
+def copy_calibrations(source: Path, out: Path) -> None:
+    """Copy the calibrations beside a model to one of the same weights."""
+    for name in (DOMAIN_FILE, TURNS_FILE):
+        if (source / name).exists():
+            copy_file(source / name, out / name)
 
 
 # Public checkpoints of other layouts.
@@ -128,9 +140,11 @@ def convert(
     """
     check_new(out)
     path = Path(checkpoint)
-    if (kind := stated_family(path)) in FAMILIES:
-        raise SprachbundError(f"{checkpoint} is a {kind} model, which is read as it is; give it to --model")
     is_file = path.suffix == ".nemo" or path.is_file()
+    # What it is, is looked at before a person is asked what it does not say, and before its weights are fetched.
+    described = path if is_file else find(checkpoint, offline=offline, weights=False)
+    if (kind := stated_family(described)) in FAMILIES:
+        raise SprachbundError(f"{checkpoint} is a {kind} model, which is read as it is; give it to --model")
     archive = open_archive(path) if is_file else None
     model: Conformer | Parakeet | Canary
     if archive is not None and not is_streaming(archive):

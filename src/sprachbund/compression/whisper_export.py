@@ -123,7 +123,10 @@ def export_ctranslate2(model: Whisper, directory: Path, bits: Bits) -> None:
 
 def _name_languages(model: Whisper, path: Path) -> None:
     """Say in a directory's settings of generation which tokens are languages, which converters read there."""
-    known = model.checkpoint_files.generation
+    files = model.checkpoint_files
+    # Older checkpoints have the tokens that are not written in config.json, where converters do not look.
+    listed = {key: files.listed_tokens(key) for key in ("suppress_tokens", "begin_suppress_tokens")}
+    known = {key: tokens for key, tokens in listed.items() if tokens} | files.generation
     languages = {model.tokens.name_of(token): token for token in model.tokens.languages.values()}
     write_json(path, {"is_multilingual": len(languages) > 1, "lang_to_id": languages, **known}, indent=2)
 

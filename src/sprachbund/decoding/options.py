@@ -311,13 +311,7 @@ def _check_by_frames(family: "Family", options: DecodingOptions) -> None:
                 f"leave it out, or take a model with an attention decoder, such as {_ATTENTION_FAMILIES}",
                 reason=f"and the model {family.name} writes {how}, which has no place for it",
             )
-    why = None
-    if able.transducer is not None and able.transducer.shape.durations:
-        why = f"the model {family.name} writes tokens with durations, which are searched greedily"
-    elif able.frame_decoder is not None:
-        why = f"the model {family.name} writes one token for every frame, the likeliest"
-    elif able.ctc is not None and options.word_timestamps:
-        why = f"a beam over the texts of {family.name} adds up many paths, so words get no times"
+    why = why_no_beam(family, word_timestamps=options.word_timestamps)
     if options.beam_size > 1 and why is not None:
         raise OptionValueError(
             "beam_size",
@@ -332,6 +326,23 @@ def _check_by_frames(family: "Family", options: DecodingOptions) -> None:
             "leave it out, or take a model with one, such as parakeet_tdt",
             reason=f"and the model {family.name} has no transducer, which alone may write several tokens at one frame",
         )
+
+
+def why_no_beam(family: "Family", *, word_timestamps: bool) -> str | None:
+    """The reason why a model is searched greedily alone; None where it takes a beam.
+
+    Args:
+        family: any model.
+        word_timestamps: whether words are to have times.
+    """
+    able = family.capabilities
+    if able.transducer is not None and able.transducer.shape.durations:
+        return f"the model {family.name} writes tokens with durations, which are searched greedily"
+    if able.frame_decoder is not None:
+        return f"the model {family.name} writes one token for every frame, the likeliest"
+    if able.ctc is not None and word_timestamps:
+        return f"a beam over the texts of {family.name} adds up many paths, so words get no times"
+    return None
 
 
 def _check_joint_ctc(family: "Family", options: DecodingOptions) -> None:
@@ -445,22 +456,29 @@ def _check_cascade(family: "Family", options: DecodingOptions) -> None:
 
 def _check_calibrated(family: "Family", options: DecodingOptions) -> None:
     """Refuse what needs a calibration of a model without one."""
-    if family.calibration.domain is not None:
-        return
-    limit = options.guard.max_out_of_domain
-    if limit is not None and limit < 1:
-        raise OptionValueError(
-            "max_out_of_domain",
-            limit,
-            "leave it out, or calibrate the model with `sprachbund calibrate`",
-            reason=f"and the model {family.name} was not calibrated to know what it does not understand",
-        )
-    if options.tempos:
+    check_guard(family, options.guard)
+    if options.tempos and family.calibration.domain is None:
         raise OptionValueError(
             "tempos",
             options.tempos,
             "leave it out, or calibrate the model with `sprachbund calibrate`",
             reason=f"and the model {family.name} was not calibrated to know when to hear speech again",
+        )
+
+
+def check_guard(family: "Family", guard: GuardOptions) -> None:
+    """Refuse a threshold of what a model does not understand, where it was not calibrated to know that.
+
+    Raises:
+        OptionValueError: `max_out_of_domain` is below 1.
+    """
+    limit = guard.max_out_of_domain
+    if limit is not None and limit < 1 and family.calibration.domain is None:
+        raise OptionValueError(
+            "max_out_of_domain",
+            limit,
+            "leave it out, or calibrate the model with `sprachbund calibrate`",
+            reason=f"and the model {family.name} was not calibrated to know what it does not understand",
         )
 
 

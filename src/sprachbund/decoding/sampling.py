@@ -65,9 +65,18 @@ def needs_fallback(family: Family, hypothesis: Hypothesis, guard: GuardOptions) 
         hypothesis: finished.
         guard: the thresholds of compression, log-probability and silence; those of Whisper by default.
     """
-    # Whisper counts the end token of rows that have none, too.
-    unlikely = hypothesis.log_probability / (len(hypothesis.tokens) + 1) < guard.min_mean_log_probability
+    unlikely = mean_with_end(hypothesis) < guard.min_mean_log_probability
     silence = hypothesis.no_speech_log_probability
     if unlikely and silence is not None and exp(silence) > guard.max_no_speech_probability:
         return False
-    return unlikely or compression_ratio(family.decode_text(hypothesis.tokens)) > guard.max_compression_ratio
+    return unlikely or compresses_too_well(family, hypothesis, guard)
+
+
+def compresses_too_well(family: Family, hypothesis: Hypothesis, guard: GuardOptions) -> bool:
+    """Whether a text repeats itself, as loops do; arguments as of `needs_fallback`."""
+    return compression_ratio(family.decode_text(hypothesis.tokens)) > guard.max_compression_ratio
+
+
+def mean_with_end(hypothesis: Hypothesis) -> float:
+    """Mean log-probability of a token; as in Whisper, the end token of rows that have none is counted, too."""
+    return hypothesis.log_probability / (len(hypothesis.tokens) + 1)

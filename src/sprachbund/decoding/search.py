@@ -21,7 +21,7 @@ from sprachbund.decoding.drafts.token_map import TokenMapRun
 from sprachbund.decoding.drafts.whole_text import WholeTextRun
 from sprachbund.decoding.native_search import NativeSearch, RunningSearch, searches_natively
 from sprachbund.decoding.options import DecodingOptions, check_options
-from sprachbund.decoding.sampling import TokenSampler, needs_fallback
+from sprachbund.decoding.sampling import TokenSampler, compresses_too_well, mean_with_end, needs_fallback
 from sprachbund.decoding.speculation import Speculation, speculation_for
 from sprachbund.decoding.speculative import DraftedBatch, DraftState, speculative_search
 from sprachbund.decoding.state import (
@@ -89,19 +89,33 @@ class SearchRequest:
             return self.fall_back(self._draw(self.options.temperature[0]))
         return [[] for _ in asked]
 
-    def fall_back(self, best: list[list[Hypothesis]]) -> list[list[Hypothesis]]:
-        """Search again, at the next temperatures, what should not stand; `best` was found at the first."""
-        family, guard = self.family, self.options.guard
+    def fall_back(self, first: list[list[Hypothesis]]) -> list[list[Hypothesis]]:
+        """Search again, at the next temperatures, what should not stand of what was found at the first.
+
+        Where nothing stands at any of them, the likeliest is taken, without a loop if there is one without.
+        """
+        if len(self.options.temperature) == 1:
+            return first
+        tried = [[[hypothesis] for hypothesis in row] for row in first]
         for temperature in self.options.temperature[1:]:
-            again = [b for b, row in enumerate(best) if any(needs_fallback(family, h, guard) for h in row)]
+            again = [b for b, row in enumerate(tried) if not all(self._stands(texts[-1]) for texts in row)]
             if not again:
                 break
             for b, row in zip(again, self._part(again)._draw(temperature), strict=True):
-                best[b] = [
-                    new if needs_fallback(family, old, guard) else old
-                    for old, new in zip(best[b], row, strict=True)
-                ]
-        return best
+                for texts, drawn in zip(tried[b], row, strict=True):
+                    if not self._stands(texts[-1]):
+                        texts.append(drawn)
+        return [[self._best(texts) for texts in row] for row in tried]
+
+    def _stands(self, hypothesis: Hypothesis) -> bool:
+        return not needs_fallback(self.family, hypothesis, self.options.guard)
+
+    def _best(self, texts: Sequence[Hypothesis]) -> Hypothesis:
+        """The last text, if it stands; else the one that is taken of them."""
+        if len(texts) == 1 or self._stands(texts[-1]):
+            return texts[-1]
+        without_loop = [one for one in texts if not compresses_too_well(self.family, one, self.options.guard)]
+        return max(without_loop or texts, key=mean_with_end)
 
     def _part(self, memories: Sequence[int]) -> "SearchRequest":
         """The same of some memories."""

@@ -11,6 +11,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from math import ceil
 from pathlib import Path
 from typing import Any, get_args
 
@@ -404,7 +405,8 @@ def fit(observations: Sequence[Observation], options: CalibrationOptions) -> Dom
     plain = np.array([one.plain for one in clear])
     threshold = float(np.quantile(p[~wrong & plain], 1 - options.max_dropped))
     networks = _networks(_inputs(clear, names), wrong, options.seed)
-    return _domain(networks, names, clear[0].layers, round(threshold, 4))
+    # Rounded up, so that no more are dropped than asked for.
+    return _domain(networks, names, clear[0].layers, ceil(threshold * 10_000) / 10_000)
 
 
 def held_out(clear: Sequence[Observation], seed: int) -> tuple[list[Signal], npt.NDArray[np.float64]]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -218,9 +219,13 @@ def parse_system(spec: str, reference: Path | None = None) -> tuple[str, list[Pa
     reference file. Several paths are runs of one system with different training seeds.
 
     Raises:
-        SprachbundError: for paths that are not there or come twice, and text files without references.
+        SprachbundError: for paths that are not there or come twice, text files without references, and references
+            beside results that have their own.
     """
-    name, _, rest = spec.rpartition("=")
+    name, equals, rest = spec.partition("=")
+    # A path may have a = in it, too.
+    if not equals or all(Path(part).exists() for part in spec.split(",") if part):
+        name, rest = "", spec
     paths = [Path(part) for part in rest.split(",") if part]
     if not paths:
         raise SprachbundError(f"{spec!r} names no file or directory; give [NAME=]PATH[,PATH…]")
@@ -229,8 +234,13 @@ def parse_system(spec: str, reference: Path | None = None) -> tuple[str, list[Pa
             raise SprachbundError(
                 f"{path} does not exist; name a folder that `evaluate --out` wrote, or a file"
             )
-        if not path.is_dir() and path.suffix != ".jsonl" and reference is None:
+        is_text = not path.is_dir() and path.suffix != ".jsonl"
+        if is_text and reference is None:
             raise SprachbundError(f"{path} is a text file; name the references with --reference")
+        if not is_text and reference is not None:
+            raise SprachbundError(
+                f"{path} has references of its own, and --reference {reference} is for text files; leave it out"
+            )
     if twice := named_twice(paths):
         raise SprachbundError(
             f"{twice[0]} is there twice in {spec!r}; the runs of a system are of different training seeds"
@@ -406,7 +416,8 @@ def claims(comparison: Comparison) -> list[str]:
     if comparison.num_units < comparison.num_lines:
         sentences.append(
             f"Means were compared on draws from {comparison.num_units} units, not {comparison.num_lines} texts: "
-            "translations of one utterance and texts of equal reference are drawn together."
+            "translations of one utterance and texts of equal reference are drawn together. Tests by pair count each "
+            "text by itself, so that their p is too small where references are repeated."
         )
     seeds = {mean.num_seeds for mean in comparison.means.values()}
     if seeds == {(1, 1)}:
@@ -446,6 +457,14 @@ def _pair_claims(comparison: Comparison, index: int, name: str) -> list[str]:
             p: difference[index] for (m, p), difference in comparison.by_pair.items() if m == metric_name
         }
         if len(pairs) < 2:
+            continue
+        least = len(pairs) / (comparison.draws + 1)
+        if least >= LEVEL:
+            lines.append(
+                f"{metric_name}: {comparison.draws} draws cannot show a difference of one pair among {len(pairs)} "
+                f"(after Holm's correction p is at least {least:.3f}); give --draws {ceil(len(pairs) / LEVEL)} "
+                "for that."
+            )
             continue
         # The paired test gives equal outputs a small p, which claims nothing.
         corrected = holm(

@@ -5,7 +5,7 @@ like length share a batch, but lines come in the order of the corpus, as soon as
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, islice
 from pathlib import Path
@@ -141,7 +141,7 @@ def make_plan(
         other_sources=len(manifest) - len(asked),
     )
     if not jobs:
-        raise SprachbundError(_nothing_left(manifest, plan, wanted))
+        raise _nothing_left(model, manifest, {u.language for _, u in fitting}, plan, wanted)
     return plan
 
 
@@ -460,10 +460,20 @@ def _batches(jobs: Sequence[DecodingJob], batch_size: int) -> Iterator[list[Deco
             yield group[start : start + batch_size]
 
 
-def _nothing_left(manifest: Utterances, plan: Plan, wanted: tuple[str, ...]) -> str:
+def _nothing_left(
+    model: Family, manifest: Utterances, spoken: Iterable[str], plan: Plan, wanted: Sequence[str]
+) -> SprachbundError:
+    """The error of a plan without jobs, of utterances in `spoken` that the model's window has room for."""
+    held, heard = set(spoken), set(model.source_languages)
+    if held and held.isdisjoint(heard):
+        return UnknownLanguageError(
+            f"{manifest.directory}: the speech is in {described(held)}, and the model hears {described(heard)}; choose "
+            "a model that hears it"
+        )
     asked = ", ".join(wanted) or "any language"
     unknown = ", ".join(f"{s} to {t}" for s, t in sorted(plan.unknown_pairs)) or "none"
-    return (
-        f"{manifest.directory}: nothing to evaluate into {asked}: {plan.without_reference.total()} "
-        f"references missing, pairs the model does not know: {unknown}; choose other languages with --to"
+    return SprachbundError(
+        f"{manifest.directory}: nothing to evaluate into {asked}: {plan.without_reference.total()} references missing, "
+        f"{plan.too_long} utterances longer than {model.max_window_s:g} s, pairs the model does not know: {unknown}; "
+        "choose other languages with --to"
     )

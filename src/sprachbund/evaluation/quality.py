@@ -19,6 +19,7 @@ from sprachbund.evaluation.metrics import metric
 from sprachbund.text.normalize import normalize
 
 QUALITY = ("chrF", "chrF++", "BLEU", "TER", "exact")
+COMET = "COMET"
 ERROR_RATES = ("WER", "CER")
 TRANSLATION, TRANSCRIPTION = "translation", "transcription"
 ALL = "all"

@@ -58,7 +58,7 @@ from sprachbund.evaluation.manifest import MANIFEST_FILE, DataUsed, ModelUsed, R
 from sprachbund.evaluation.metrics import comet_signature
 from sprachbund.evaluation.options import EvaluationOptions, options_from
 from sprachbund.evaluation.parts import CorpusPlan, EvaluationParts
-from sprachbund.evaluation.quality import pair_name
+from sprachbund.evaluation.quality import COMET, pair_name
 from sprachbund.evaluation.scoring import Scoring
 from sprachbund.evaluation.speed import DecodingCost, Stopwatch, add_cost, first_segment_s, race, race_rows
 from sprachbund.models.base import Family, use_tier
@@ -339,9 +339,13 @@ def _evaluate_in_parts(
     directory = locate(model, offline=offline)
     asked = json.loads(json.dumps({**asdict(options), "block": computing.block}))
     asked |= {"model": content_hash(directory), "data": [manifest.content_hash() for manifest in manifests]}
+    asked |= {"threads": computing.threads}  # with another number, last bits of states may differ
+    del asked["comet"]  # which no hypothesis depends on
     options = _as_begun(folder, asked, options)
     family, options = _ready(directory, options, offline)
     plans = [make_plan(family, m, options.targets, options.limit, options.sources) for m in manifests]
+    # What COMET lacks is said now, and not after hours of decoding.
+    scoring = Scoring(_targets(plans), options, offline=offline)
     del family  # the processes have their own
     give_back_freed_memory()
     write_json(folder / BEGUN, {"asked": asked, "engine": options.engine})
@@ -362,7 +366,6 @@ def _evaluate_in_parts(
         ray_address=computing.ray,
         progress=lambda done, total: progress("decoding", done, total),
     )
-    scoring = Scoring(_targets(plans), options, offline=offline)
     with LineWriter(out / HYPOTHESES_FILE) if out else _Nowhere() as writer:
         for done, line in enumerate(job.lines(), start=1):
             writer.write(line)
@@ -384,9 +387,17 @@ def _as_begun(folder: Path, asked: dict[str, Any], options: EvaluationOptions) -
     begun = read_object(path, advice=advice)
     before = begun.get("asked", {})
     others = {key: before.pop(key, None) for key in ("block", "model", "data")}
+    others["threads"] = before.pop("threads", asked["threads"])
     # An earlier version may have had fewer options, so those that are not there are as this one has them.
     before = json.loads(json.dumps(asdict(options_from(before, path)))) | others
-    if changed := sorted(key for key in {*before, *asked} if before.get(key) != asked.get(key)):
+    del before["comet"]
+    changed = sorted(key for key in {*before, *asked} if before.get(key) != asked.get(key))
+    if changed == ["threads"]:
+        raise SprachbundError(
+            f"{folder} holds parts that were computed with {before['threads']} threads; give --threads "
+            f"{before['threads']}, or delete it"
+        )
+    if changed:
         raise SprachbundError(
             f"{folder} holds parts of an evaluation with another {', '.join(changed)}; delete it, or name another --out"
         )
@@ -477,7 +488,7 @@ def race_models(
     num_first = min(options.first_segments, len(shared.jobs))
     for index in range(num_first):
         progress("timing first segments", index, num_first)
-        one = Plan(jobs=(shared.jobs[index * len(shared.jobs) // options.first_segments],))
+        one = Plan(jobs=(shared.jobs[index * len(shared.jobs) // num_first],))
         for name, family in families.items():
             first[name] += filter(None, [_first_segment_s(family, manifest, one, options)])
     if all(first.values()):
@@ -578,7 +589,7 @@ def write_texts(lines: Iterable[Line], out: Path) -> None:
 def rescore(
     out: Path, manifest: ResultManifest, progress: Callable[[int], None] = lambda done: None
 ) -> ResultManifest:
-    """Score the hypotheses in a directory of results again, without the model.
+    """Score the hypotheses in a directory of results again, without the model and without COMET's.
 
     Args:
         out: folder with `hypotheses.jsonl`.
@@ -591,12 +602,15 @@ def rescore(
     """
     path = out / HYPOTHESES_FILE
     targets = {line.target for line in read_lines(path) if line.source}
-    scoring = Scoring(targets, options_of(manifest, out / MANIFEST_FILE))
+    options = options_of(manifest, out / MANIFEST_FILE)
+    scoring = Scoring(targets, replace(options, comet=None))
     for done, line in enumerate(read_lines(path), start=1):
         scoring.add(line)
         progress(done)
     scored = scoring.manifest(manifest.model, manifest.data)
     manifest.check_lines(scored.num_lines)
+    scored.configuration["comet"] = options.comet
+    scored.numbers += [number for number in manifest.numbers if number.metric == COMET]  # as they were
     return scored
 
 

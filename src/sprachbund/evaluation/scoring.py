@@ -14,6 +14,7 @@ from sprachbund.evaluation.options import EvaluationOptions, configuration
 from sprachbund.evaluation.quality import (
     ALL,
     CODE_SWITCHED,
+    COMET,
     SWITCHING,
     TRANSLATION,
     Score,
@@ -87,7 +88,8 @@ class Scoring:
 
     def _score_waiting(self) -> None:
         lines, self._waiting = self._waiting, []
-        behind = [line.behind_guard() for line in lines] if self._guarded else lines
+        # Without the guard, too, a text without a letter is not shown.
+        behind = [line.behind_guard() for line in lines]
         for line, seen in zip(lines, behind, strict=True):
             before = self._classifier.classify(line)
             self._count(line, before, self._before, guard=False)
@@ -165,7 +167,7 @@ def _sum_up(sums: dict[Any, tuple[int, float]], key: Any, value: float) -> None:
 
 def _comet_score(value: float, signature: str, group: str, member: str, num_lines: int) -> Score:
     return Score(
-        metric="COMET",
+        metric=COMET,
         value=value,
         signature=signature,
         group=group,

@@ -22,6 +22,7 @@ from sprachbund.evaluation.manifest import FailureRate, Number, ResultManifest, 
 from sprachbund.evaluation.quality import (
     ALL,
     CODE_SWITCHED,
+    COMET,
     ERROR_RATES,
     MONOLINGUAL,
     QUALITY,
@@ -262,7 +263,7 @@ def signature(manifest: ResultManifest, metric: str) -> str:
     return "; ".join(known)
 
 
-_MEAN_METRICS = (*QUALITY, *ERROR_RATES, "COMET")
+_MEAN_METRICS = (*QUALITY, *ERROR_RATES, COMET)
 
 
 def has_guard(manifest: ResultManifest) -> bool:

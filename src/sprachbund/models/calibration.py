@@ -60,6 +60,23 @@ class _Fitted(BaseModel):
         write_json(directory / self.file, self.model_dump())
 
 
+def lost_calibrations(start: str, source: Path, made: Path, final: Path) -> list[str]:
+    """What is said of the calibrations of a model that another one, made of it, does not have.
+
+    Args:
+        start: the model as a person named it.
+        source: its directory.
+        made: directory of the other model.
+        final: the name that this directory is going to have.
+    """
+    return [
+        f"the calibration of {start} ({name}) is not carried over, since it was fitted on other weights; run "
+        f"`sprachbund calibrate CORPUS… --model {final}{option}`"
+        for name, option in ((DOMAIN_FILE, ""), (TURNS_FILE, " --turns"))
+        if (source / name).exists() and not (made / name).exists()
+    ]
+
+
 class HiddenUnit(BaseModel):
     """A unit of a hidden layer, which adds `weight` times max(0, `bias` + what `signals` and `encoder` give).
 

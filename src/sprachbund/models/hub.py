@@ -170,12 +170,12 @@ def find(
     # What else there is to fetch, its config.json says. Small files are no progress worth showing.
     silent = None if progress is None else lambda done, total: None
     directory = download(name, _DESCRIPTIONS, offline=offline, progress=silent)
+    if not offline and not _names_a_family(directory):
+        _refuse_other_forms(name, published_files(name))
     if not weights:
         return directory
     if is_own(directory):
         return download(name, OWN_FILES, offline=offline, progress=progress)
-    if not offline and not _names_a_family(directory):
-        _refuse_other_forms(name, published_files(name))
     directory = download(name, _DESCRIPTIONS + _SAFETENSORS, offline=offline, progress=progress)
     if not any(directory.glob("model*.safetensors")):
         directory = download(name, _DESCRIPTIONS + _PICKLED, offline=offline, progress=progress)

@@ -19,7 +19,7 @@ from sprachbund.data.loading import (
 )
 from sprachbund.data.shards import Shards, open_corpus
 from sprachbund.errors import SprachbundError
-from sprachbund.models.calibration import DOMAIN_FILE, TURNS_FILE
+from sprachbund.models.calibration import lost_calibrations
 from sprachbund.models.card import PAIRS, Card
 from sprachbund.models.io import load as load_model
 from sprachbund.models.io import locate
@@ -147,23 +147,12 @@ def _run(
         prepared.save(directory / "model", card=_card(recipe, corpus, taught))
         if recipe.dual_scale is not None:
             save_draft(model, recipe.training, dev, directory / "model", report)
-        for line in _calibrations_lost(recipe, directory / "model"):
-            report(line)
+        if recipe.start is not None:
+            start, model_directory = locate(str(recipe.start), offline=True), directory / "model"
+            for line in lost_calibrations(str(recipe.start), start, model_directory, model_directory):
+                report(line)
     wait_for_all_ranks()
     return load_model(directory / "model")
-
-
-def _calibrations_lost(recipe: TranslatorRecipe, directory: Path) -> list[str]:
-    """What is said of the start's calibrations, which were fitted on other weights and are not in the new model."""
-    if recipe.start is None:
-        return []
-    start = locate(str(recipe.start), offline=True)
-    return [
-        f"the calibration of {recipe.start} ({name}) is not carried over, since it was fitted on other weights; run "
-        f"`sprachbund calibrate CORPUS… --model {directory}{option}`"
-        for name, option in ((DOMAIN_FILE, ""), (TURNS_FILE, " --turns"))
-        if (start / name).exists() and not (directory / name).exists()
-    ]
 
 
 def _prepared(

@@ -5,10 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sprachbund.errors import SprachbundError
 from sprachbund.util.begun import refuse_others
-from sprachbund.util.files import read_object, write_json
+from sprachbund.util.files import is_empty, read_object, write_json
 
 SETTINGS = "settings.json"
+PARTS = "parts"
+"""Folder, in that of the result, of what is not finished; gone when the result is whole."""
 
 
 def begin(directory: Path, settings: Mapping[str, Any]) -> None:
@@ -22,12 +25,14 @@ def begin(directory: Path, settings: Mapping[str, Any]) -> None:
 
 
 def check_begun(directory: Path, settings: Mapping[str, Any]) -> None:
-    """Raises SprachbundError when a folder was begun with other settings."""
+    """Raises SprachbundError when a folder was begun with other settings, or holds what is not of this work."""
     path = directory / SETTINGS
     advice = f"delete {directory}, and it is made anew, or name another --out"
     if path.exists():
         known = read_object(path, advice=advice)
         refuse_others(directory, known, _flat(settings), advice="delete it or name another --out")
+    elif directory.is_dir() and not is_empty(directory, but=(PARTS,)):
+        raise SprachbundError(f"{directory} holds something else already; name another --out")
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from sprachbund.models.tokens.unit_options import FitOptions, KMeansOptions, Voc
 from sprachbund.models.tokens.vocabulary import JointVocabulary, marked
 from sprachbund.text.tokenizer import language_token
 from sprachbund.units.encoded import ChosenUtterances, Extraction, FeatureJob
-from sprachbund.units.files import begin, check_begun
+from sprachbund.units.files import PARTS, begin, check_begun
 from sprachbund.units.lengths import mean_length_ratio
 from sprachbund.util.computing import Computing
 from sprachbund.util.files import atomic_path, files_sha256
@@ -33,8 +33,6 @@ from sprachbund.util.jobs import run
 from sprachbund.util.progress import StageProgress
 from sprachbund.util.tensors import load_array, load_arrays, write_array, write_arrays
 
-PARTS = "parts"
-"""Folder of what is not finished; gone when the units are whole."""
 _FRAMES, _LENGTHS = "frames.npy", "lengths.npy"
 _CHUNK = 1 << 14
 _LONGEST_BYTES = 1 << 24

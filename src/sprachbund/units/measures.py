@@ -332,7 +332,9 @@ class Measuring:
         self._pieces += np.bincount(pieces, minlength=len(self._pieces))
         if utterance.text:
             self._lengths.append((len(pieces), len(vocabulary.encode_text(utterance.text))))
-        available = subsampled(len(pieces), self._stride)
+        available = subsampled(
+            len(pieces) + 1, self._stride
+        )  # with the token of the end, as a model reads it
         for language, text in utterance.translations.items():
             needed = min_ctc_frames(vocabulary.encode_text(text))
             self._targets[language] = self._targets.get(language, 0) + 1

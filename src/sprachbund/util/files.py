@@ -16,7 +16,7 @@ import re
 import shutil
 import sys
 import tomllib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -224,9 +224,9 @@ def is_file(path: Path) -> bool:
         return False
 
 
-def is_empty(directory: Path) -> bool:
-    """Whether a folder is empty, but for temporary files that the next writers remove."""
-    names = (path.name for path in directory.iterdir())
+def is_empty(directory: Path, but: Collection[str] = ()) -> bool:
+    """Whether a folder is empty, but for temporary files that the next writers remove, and the names `but`."""
+    names = (path.name for path in directory.iterdir() if path.name not in but)
     return all(
         name.endswith(PARTIAL) and _WRITER.fullmatch(name[: -len(PARTIAL)].rpartition(".")[2])
         for name in names

@@ -7,6 +7,7 @@ from scipy.stats import linregress
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.significance import t_interval
 from sprachbund.research.encoder_transfer.power_law import (
+    REFERENCE_HOURS,
     fit_power_law,
     language_draws,
     mean_over_languages,
@@ -259,3 +260,10 @@ def test_the_quantile_is_of_languages_with_two_scales() -> None:
 def test_gaps_of_no_language_are_no_law() -> None:
     with pytest.raises(SprachbundError, match="0 scale"):
         fit_power_law(HOURS, np.full((2, 5), np.nan))
+
+
+def test_a_gap_that_hardly_shrinks_comes_down_after_hours_without_end() -> None:
+    law = fit_power_law((10.0, 100.0, 1000.0), np.array([[10.02, 10.01, 10.0]] * 3))
+    assert 0 < law.exponent.value < 0.001
+    assert law.hours_at(0.1) == float("inf")
+    assert law.hours_at(law.scale.value) == pytest.approx(REFERENCE_HOURS)

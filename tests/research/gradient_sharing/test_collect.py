@@ -1,6 +1,7 @@
 """Collections: planted agreement is seen, sketches match exact cosines, breaks and processes change nothing."""
 
 import os
+import shutil
 import signal
 from dataclasses import replace
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from sprachbund.cli import main
+from sprachbund.cli.share import _job
 from sprachbund.data.manifest import Manifest, ManifestWriter
 from sprachbund.errors import SprachbundError
 from sprachbund.models.conformer.io import save
@@ -412,3 +414,25 @@ def test_an_error_in_a_process_reaches_the_user(tmp_path):
 def test_options_that_cannot_be(changes, said):
     with pytest.raises(SprachbundError, match=said):
         CollectOptions(**changes)
+
+
+def test_a_collection_does_not_go_on_with_other_texts_or_sound(corpus, tmp_path):
+    save(made.make_model(), tmp_path / "model")
+
+    def job(data):
+        return _job(
+            str(tmp_path / "model"), [data], SMALL, tmp_path / "g.npz", device="cpu", offline=True, threads=1
+        )
+
+    (tmp_path / "same").symlink_to(corpus)
+    job(corpus).prepare()
+    job(tmp_path / "same").prepare()
+    for file, old, new in (("cuts.00000.jsonl", b"one", b"two"), ("audio.00000.wav", None, None)):
+        other = tmp_path / file
+        shutil.copytree(corpus, other)
+        path, sums = other / file, other / "shard.00000.sha256"
+        content = path.read_bytes()
+        path.write_bytes(content[:-2] + b"\1\1" if old is None else content.replace(old, new))
+        sums.unlink()
+        with pytest.raises(SprachbundError, match=r"was begun with another data"):
+            job(other).prepare()

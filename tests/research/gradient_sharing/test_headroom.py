@@ -10,9 +10,9 @@ import torch
 from scipy import stats
 
 from sprachbund.cli import main
-from sprachbund.data.manifest import Manifest
+from sprachbund.data.manifest import Manifest, ManifestWriter
 from sprachbund.errors import SprachbundError
-from sprachbund.models.io import save
+from sprachbund.models.io import load, save
 from sprachbund.models.sharing_plan import SharingPlan, Split
 from sprachbund.models.splitting import split_feed_forwards
 from sprachbund.research.gradient_sharing.gradients import choose_rows, decoder_loss
@@ -26,6 +26,7 @@ from sprachbund.research.gradient_sharing.headroom import (
     measure_headroom,
 )
 from sprachbund.research.gradient_sharing.headroom_options import HeadroomOptions
+from tests.models.whisper_support import make_directory
 from tests.training import made
 
 SMALL = HeadroomOptions(
@@ -58,6 +59,36 @@ def test_losses_before_training_are_those_of_whole_passes(corpus: Manifest, modu
         with torch.no_grad():
             total, count = decoder_loss(model, reported)
         assert loss == pytest.approx(float(total) / count, rel=1e-4)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_whisper_hears_the_silence_behind_an_utterance_in_any_batch(tmp_path: Path, batch: int) -> None:
+    make_directory(tmp_path / "whisper")
+    model = load(tmp_path / "whisper").eval()
+    rng = np.random.default_rng(0)
+    with ManifestWriter(tmp_path / "data") as writer:
+        for i in range(16):
+            writer.add(
+                (0.1 * rng.standard_normal(4000 + 1500 * i)).astype(np.float32),
+                text="eins zwei" if i % 2 else "one two",
+                language="de" if i % 2 else "en",
+                speaker="s",
+                utterance_id=f"u{i}",
+                translations={"en": "one"} if i % 2 else {},
+            )
+    corpus = Manifest(tmp_path / "data")
+    options = HeadroomOptions(
+        **{**vars(SMALL), "batch": batch, "targets": ("en",), "modules": ("decoder.layers.0",)}
+    )
+    result = measure_headroom(model, [corpus], [corpus], options)
+    chosen = choose_rows(model, [corpus], by="source", count=options.held_out, seed=0, targets=("en",))
+    for language, loss in result.before.items():
+        reported = [row.read([corpus]) for row in chosen.rows[language]][4:]
+        with torch.no_grad():
+            alone = [decoder_loss(model, [one]) for one in reported]
+        assert loss == pytest.approx(
+            sum(float(t) for t, _ in alone) / sum(int(c) for _, c in alone), rel=1e-4
+        )
 
 
 def test_the_model_is_as_before(corpus: Manifest) -> None:

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from sprachbund.cli import build_app
+from sprachbund.compression.quantization import stored_size
 from sprachbund.data.manifest import Manifest, ManifestWriter
 from sprachbund.errors import SprachbundError
 from sprachbund.models.conformer.io import load, save
@@ -118,6 +119,26 @@ def test_by_svd_the_branches_are_the_published_directions(ratio: float) -> None:
         np.testing.assert_allclose(product(branch), (u[:, :width] * s[:width]) @ vt[:width], atol=1e-5)
         assert not branch.contract.bias.any()
     assert torch.equal(new.shared.contract.bias, old.contract.bias)
+
+
+def test_by_svd_energies_go_with_their_groups_and_are_not_those_of_others() -> None:
+    energy, ratio = (0.3, 0.7), 0.5
+    first, second = made.GROUPS
+    evidence = make_evidence(energy)
+
+    def private(groups, **changes) -> list[np.ndarray]:
+        split = made.make_split(start="svd", shared_ratio=ratio, groups=groups, **changes)
+        return [product(branch) for branch in applied(split)[1].private]
+
+    in_order = private((first, second), evidence=evidence)
+    turned = private((second, first), evidence=evidence)
+    np.testing.assert_allclose(turned[0], in_order[1], atol=1e-5)
+    np.testing.assert_allclose(turned[1], in_order[0], atol=1e-5)
+    others = ((*first, second[0]), second[1:])  # by hand: nothing was measured of these
+    by_width = private(others, private_shares=(0.4, 0.6))
+    edited = private(others, private_shares=(0.4, 0.6), evidence=evidence)
+    for one, other in zip(edited, by_width, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.filterwarnings("ignore:Initializing zero-element")
@@ -369,3 +390,9 @@ def test_whisper_is_split_by_the_command_too(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert load_any(tmp_path / "out").sharing_plan == made.make_plan(split)
     assert "has no group for" in done.output
+    for bits in (8, 16):
+        out = tmp_path / str(bits)
+        done = command(tmp_path / "whisper", tmp_path / "plan.json", "--bits", bits, "--out", out)
+        assert done.exit_code == 0, done.output
+        assert load_any(out).sharing_plan == made.make_plan(split)
+        assert stored_size(out).bits == bits

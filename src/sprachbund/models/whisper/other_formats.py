@@ -74,11 +74,14 @@ def load_other_format(path: Path, tokenizer: Path | None = None) -> Whisper:
             "--tokenizer, such as whisper-small"
         )
     tokens, generation = WhisperTokens(read_tokenizer(home), other.config.vocabulary_size), other.generation
+    if path.is_file() or tokenizer is not None:
+        _check_version(tokens.timestamps, other.config.vocabulary_size, path, home)
     if path.is_file():
         # A `.pt` file has no settings: those beside its tokenizer count, or else openai-whisper's own.
-        _check_version(tokens.timestamps, other.config.vocabulary_size, path, home)
         settings = home / GENERATION
         others = read_object(settings) if settings.is_file() else tokens.openai_suppressed()
+        if not _is_shaped_alike(home, other.config):
+            others.pop("alignment_heads", None)
         generation = {**others, **generation}
     files = CheckpointFiles(generation=generation, files={TOKENIZER: (home / TOKENIZER).read_bytes()})
     with torch.device("meta"):
@@ -103,6 +106,14 @@ def _check_version(timestamps: range, vocabulary_size: int, path: Path, home: Pa
             f"{home / TOKENIZER} has {len(timestamps)} timestamps from {timestamps.start} on, and {path} those from "
             f"{last.start} on; name a directory with the {TOKENIZER} of a checkpoint of this version by --tokenizer"
         )
+
+
+def _is_shaped_alike(home: Path, config: WhisperConfig) -> bool:
+    """Whether the model whose tokenizer it is has as many decoder layers and heads; not, where nothing says so."""
+    path = home / "config.json"
+    theirs = read_object(path) if path.is_file() else {}
+    shape = (theirs.get("decoder_layers"), theirs.get("decoder_attention_heads"))
+    return shape == (config.decoder_layers, config.decoder_heads)
 
 
 # openai-whisper.

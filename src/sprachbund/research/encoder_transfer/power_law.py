@@ -203,7 +203,9 @@ class PowerLaw:
         """The hours at which the gap has come down to this; infinite where it does not shrink."""
         if self.exponent.value <= 0:
             return float("inf")
-        return float(REFERENCE_HOURS * (self.scale.value / gap) ** (1 / self.exponent.value))
+        # A gap that hardly shrinks would take more hours than a number can hold.
+        with np.errstate(over="ignore"):
+            return float(REFERENCE_HOURS * np.exp(np.log(self.scale.value / gap) / self.exponent.value))
 
 
 def fit_power_law(

@@ -15,6 +15,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from math import floor
 from pathlib import Path
 from typing import Any
 
@@ -443,7 +444,7 @@ def _check_hours(recipe: EncoderTransferRecipe, manifest: Utterances) -> None:
         if most > hours:
             raise SprachbundError(
                 f"grid.hours asks for {most:g} h of {language}; {manifest.directory} holds {hours:.4f} h; leave "
-                f"larger scales out by grid.most_hours = {{ {language} = {hours:.4g} }}"
+                f"larger scales out by grid.most_hours = {{ {language} = {floor(1000 * hours) / 1000:g} }}"
             )
 
 

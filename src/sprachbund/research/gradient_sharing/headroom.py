@@ -182,10 +182,17 @@ def measure_headroom(
 
 @dataclass(frozen=True, kw_only=True)
 class _Example:
-    """An utterance as the encoder layers that are trained get it: features or states (T, ·)."""
+    """An utterance as the encoder layers that are trained get it.
+
+    Attributes:
+        utterance: speech and text.
+        values: features or states (T, ·), with the padding that the model's own features have.
+        num_frames: those of the utterance itself.
+    """
 
     utterance: GradientExample
     values: Tensor
+    num_frames: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,16 +255,13 @@ class _Heard:
             read[language] = []
             for start in range(0, num_utterances, options.batch):
                 batch = [row.read(manifests) for row in rows[start : start + options.batch]]
-                values = self._before(batch)
-                read[language] += [
-                    _Example(utterance=u, values=v) for u, v in zip(batch, values, strict=True)
-                ]
+                read[language] += self._before(batch)
         return read
 
     def memory(self, examples: Sequence[_Example]) -> Memory:
         """Run the trained layers, and those behind them."""
         values = nn.utils.rnn.pad_sequence([e.values for e in examples], batch_first=True)
-        lengths = torch.tensor([len(e.values) for e in examples], device=values.device)
+        lengths = torch.tensor([e.num_frames for e in examples], device=values.device)
         if not self.first:
             memory: Memory = self.model.encode(Features(values=values, num_frames=lengths))
             return memory
@@ -265,13 +269,15 @@ class _Heard:
         return Memory(states=states, num_frames=num_frames)
 
     @torch.no_grad()
-    def _before(self, batch: Sequence[GradientExample]) -> list[Tensor]:
-        """States (T, ·) of each utterance in front of the trained part."""
+    def _before(self, batch: Sequence[GradientExample]) -> list[_Example]:
+        """Utterances in front of the trained part."""
         features: Features = features_of(self.model, batch)
-        if not self.first:
-            return [v[:n] for v, n in zip(features.values, features.num_frames.tolist(), strict=True)]
+        if not self.first:  # uncut, since Whisper hears the silence behind an utterance
+            rows = zip(batch, features.values, features.num_frames.tolist(), strict=True)
+            return [_Example(utterance=u, values=v, num_frames=n) for u, v, n in rows]
         states, num_frames = self.model.encoder.before(self.first)(features.values, features.num_frames)
-        return [s[:n].clone() for s, n in zip(states, num_frames.tolist(), strict=True)]
+        rows = zip(batch, states, num_frames.tolist(), strict=True)
+        return [_Example(utterance=u, values=s[:n].clone(), num_frames=n) for u, s, n in rows]
 
 
 class _Trainer:

@@ -121,21 +121,28 @@ def _start_by_svd(new: SplitFeedForward, old: FeedForward, split: Split) -> None
     first, and gets a gradient. With zeros on both sides it would stay zero for ever.
     """
     equivalent = (old.contract.weight.double() @ old.expand.weight.double()).T
-    shares = split.private_shares
-    if split.evidence is not None and len(split.evidence.energy_shares) == len(split.groups):
-        shares = split.evidence.energy_shares
     num_shared = int(equivalent.shape[0] * split.shared_ratio + 1e-9)
     generator = torch.Generator().manual_seed(split.seed)
     shared = _set_directions(new.shared, equivalent, num_shared, generator)
     new.shared.contract.bias.copy_(old.contract.bias)
     taken = new.shared.expand.out_features
     new.shared.expand.bias.copy_(old.expand.bias[:taken])
-    for branch, share in zip(_branches(new), shares, strict=True):
+    for branch, share in zip(_branches(new), _energies(split), strict=True):
         width = branch.expand.out_features
         _set_directions(branch, share * (equivalent - shared), width, generator)
         branch.contract.bias.zero_()
         branch.expand.bias.copy_(old.expand.bias[taken : taken + width])
         taken += width
+
+
+def _energies(split: Split) -> Sequence[float]:
+    """The share of each group of the gradients' energy; the share of its width, where other groups were measured."""
+    measured: dict[frozenset[str], float] = {}
+    if split.evidence is not None and len(split.evidence.groups) == len(split.evidence.energy_shares):
+        measured = dict(zip(map(frozenset, split.evidence.groups), split.evidence.energy_shares, strict=True))
+    groups = [frozenset(group) for group in split.groups]
+    # A plan may have been changed by hand: groups put in another order are those that were measured, others are not.
+    return [measured[group] for group in groups] if measured.keys() == set(groups) else split.private_shares
 
 
 def _set_directions(branch: Branch, equivalent: Tensor, count: int, generator: torch.Generator) -> Tensor:
