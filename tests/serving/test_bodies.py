@@ -6,7 +6,14 @@ from typing import Any
 import pytest
 
 from sprachbund.decoding.result import Segment
-from sprachbund.serving.schemas import RefusalError, TranscriptionForm, named_as_sent, segment_values
+from sprachbund.serving.schemas import (
+    RefusalError,
+    TranscriptionForm,
+    TranslationForm,
+    named_as_sent,
+    segment_values,
+)
+from sprachbund.text.languages import UnknownLanguageError
 from sprachbund.util.options import OptionValueError
 
 SEGMENT = Segment(start_s=1.0, end_s=2.0, source_language="de", target_language="en", text="hello")
@@ -40,8 +47,18 @@ def test_refused_options_are_named_as_the_client_sent_them(
     fields: dict[str, Any], field: str, says: str
 ) -> None:
     form = TranscriptionForm(model="bundled", **fields)
-    with pytest.raises(RefusalError) as refused, named_as_sent(form.sent):
+    with pytest.raises(RefusalError) as refused, named_as_sent(form.sent, form.languages_sent):
         raise OptionValueError(field, "seen", "leave `hot_words` out")
     assert refused.value.status == 400
     assert refused.value.message == f"{says}; leave hot_words[] out"
     assert refused.value.param == says.partition(" is ")[0]
+
+
+@pytest.mark.parametrize("field", ["language", "languages[]", "target_language"])
+def test_an_unknown_language_is_refused_with_the_field_that_has_it(field: str) -> None:
+    fields: dict[str, Any] = {"languages[]": ["de"], "target_language": "en"}
+    fields[field] = ["de", "xx"] if field == "languages[]" else "xx"
+    form = TranslationForm(model="bundled", **fields)
+    with pytest.raises(RefusalError) as refused, named_as_sent(form.sent, form.languages_sent):
+        raise UnknownLanguageError("unknown language 'xx'", "xx")
+    assert (refused.value.status, refused.value.code, refused.value.param) == (400, "unknown_language", field)
