@@ -99,7 +99,7 @@ def drawn(model: CausalLM, *lengths: int, num_tokens: int = 5) -> tuple[list[Ten
     return prefixes, torch.randint(0, model.vocabulary_size, (len(lengths), num_tokens), generator=generator)
 
 
-BF16 = ("amx", "avx512")
+BF16 = ("avx512",)
 """Kernels that have probabilities in bf16 in any case; the others when tokens are read, and not prefixes."""
 
 

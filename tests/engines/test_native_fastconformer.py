@@ -133,7 +133,7 @@ def log_mel(bins: int, *lengths: int) -> tuple[Tensor, Tensor]:
     return torch.randn(len(lengths), max(lengths), bins, generator=generator), torch.tensor(lengths)
 
 
-BF16 = ("amx", "avx512")
+BF16 = ("avx512",)
 """Kernels that have probabilities in bf16."""
 
 

@@ -9,9 +9,6 @@ namespace sprachbund {
 
 namespace {
 
-// Frames quantized at once when keys and values are made.
-constexpr int64_t kChunk = 48;
-
 // Sets what may not follow token i of a step to -inf, timestamps and text.
 void forbid_times(const Times& times, int64_t row, int64_t i, int64_t end_token, int64_t vocabulary, float* logits) {
     const float never = -std::numeric_limits<float>::infinity();
@@ -55,21 +52,21 @@ Decoder::Decoder(const Kernels* kernels, std::shared_ptr<Team> team, Shape shape
 
 void Decoder::remember(const float* states, int64_t memories, int64_t frames, const Cross& into) {
     OneCall one_call(calls_);
-    const int64_t count = memories * frames, padded = up(memory_width_, 16);
+    const int64_t count = memories * frames, padded = up(memory_width_, 16), chunk = kernels_->chunk;
     row_.resize(static_cast<size_t>(count));
     position_.resize(static_cast<size_t>(count));
     for (int64_t i = 0; i < count; i++) {
         row_[static_cast<size_t>(i)] = i / frames;
         position_[static_cast<size_t>(i)] = i % frames;
     }
-    for (auto& q : quantized_) q.at_least(kChunk, padded);
+    for (auto& q : quantized_) q.at_least(chunk, padded);
     if (into.eight)
-        for (auto& a : attention_) a.at_least(kChunk * 2 * shape.all_heads());
+        for (auto& a : attention_) a.at_least(chunk * 2 * shape.all_heads());
     team_->run([&](int thread) {
         Quantized& mine = quantized_[static_cast<size_t>(thread)];
         const Range part = team_->share(thread, count);
-        for (int64_t begin = part.begin; begin < part.end; begin += kChunk) {
-            const int64_t size = begin + kChunk < part.end ? kChunk : part.end - begin;
+        for (int64_t begin = part.begin; begin < part.end; begin += chunk) {
+            const int64_t size = begin + chunk < part.end ? chunk : part.end - begin;
             kernels_->quantize(states + begin * padded, padded, size, padded, nullptr, mine.values.data(), padded,
                                mine.scale.data());
             remember(thread, {mine.values.data(), padded, mine.scale.data(), size}, begin, memories, into);

@@ -9,8 +9,7 @@ namespace sprachbund {
 
 namespace {
 
-constexpr int64_t kFramesAtOnce = 12;  // a multiple of all that the kernels of any instruction set take at once
-constexpr int64_t kChunk = 4 * kFramesAtOnce;  // frames of all widths stay in the cache next to the core
+constexpr int64_t kPadding = 16;  // floats behind each row: rows a power of two apart would share few lines of the cache
 
 int64_t margin(const std::vector<EncoderLayer>& layers) {
     int64_t most = -1;
@@ -47,9 +46,9 @@ void Encoder::encode(float* x, int64_t frames, float* means) {
     lengths_.assign(static_cast<size_t>(frames), frames);
     position_.resize(static_cast<size_t>(frames));
     for (int64_t i = 0; i < frames; i++) position_[static_cast<size_t>(i)] = i;
-    for (auto& q : quantized_) q.at_least(kChunk, std::max({padded, all, hidden}));
+    for (auto& q : quantized_) q.at_least(kernels_->chunk, std::max({padded, all, hidden}));
     for (auto& a : attention_) a.at_least(std::max(attention_scratch(positions), many_scratch(shape.padded_head())));
-    for (auto& h : hidden_) h.at_least(kChunk * hidden);
+    for (auto& h : hidden_) h.at_least(kernels_->chunk * (hidden + kPadding));
     mixed_.at_least(frames * all);
     queries_.at_least(frames * all);
     std::fill_n(keys_.at_least(positions * all), positions * all, uint16_t{0});
@@ -78,7 +77,9 @@ void Encoder::average(int64_t frames, float* means) const {
 }
 
 void Encoder::work(int thread, float* x, int64_t frames, bool with_sums) {
-    const int64_t fair = up((frames + team_->size() - 1) / team_->size(), kFramesAtOnce), size = fair < kChunk ? fair : kChunk;
+    // As few chunks as there may be, all of the same size.
+    const int64_t fair = (frames + team_->size() - 1) / team_->size(), chunks = (fair + kernels_->chunk - 1) / kernels_->chunk;
+    const int64_t size = up((fair + chunks - 1) / chunks, kernels_->at_once);
     const int64_t padded = up(shape.width, 16);
     const Range part = team_->share(thread, frames, size);
     const Heads into{"qkv",          shape.heads,         shape.padded_head(), queries_.data(), keys_.data(),
@@ -117,7 +118,7 @@ void Encoder::work(int thread, float* x, int64_t frames, bool with_sums) {
 void Encoder::heads(int thread, const EncoderLayer& layer, float* x, Range chunk, const Heads& heads) {
     const int64_t count = chunk.end - chunk.begin;
     if (layer.conformer) feed_forward(thread, layer.conformer->first, x, count);
-    kernels_->product(quantized(thread, x, shape.width, &layer.norm, count), layer.heads, 0, layer.heads.blocks,
+    kernels_->product(quantized(thread, x, up(shape.width, 16), shape.width, &layer.norm, count), layer.heads, 0, layer.heads.blocks,
                       {Then::heads, nullptr, 0, &heads, chunk.begin});
 }
 
@@ -138,14 +139,14 @@ void Encoder::attend(int thread, const Heads& heads, int64_t frames) {
 
 void Encoder::mixed(int thread, const EncoderLayer& layer, float* x, Range chunk) {
     const int64_t all = shape.all_heads();
-    add(thread, layer.out, mixed_.data() + chunk.begin * all, all, x, chunk.end - chunk.begin);
+    add(thread, layer.out, mixed_.data() + chunk.begin * all, all, all, x, chunk.end - chunk.begin);
 }
 
 void Encoder::gate(int thread, const Convolution& convolution, const float* x, Range chunk) {
     const int64_t padded = up(shape.width, 16), count = chunk.end - chunk.begin;
     float* halves = hidden_[static_cast<size_t>(thread)].data();
     const Matrix& matrix = convolution.gate;
-    kernels_->product(quantized(thread, x, shape.width, &convolution.norm, count), matrix, 0, matrix.blocks,
+    kernels_->product(quantized(thread, x, padded, shape.width, &convolution.norm, count), matrix, 0, matrix.blocks,
                       {Then::keep, halves, 2 * padded, nullptr, 0});
     kernels_->gate(halves, count, padded, gated_.data() + (margin_ + chunk.begin) * padded);
 }
@@ -156,27 +157,28 @@ void Encoder::convolve(int thread, const Convolution& convolution, float* x, Ran
     float* hidden = hidden_[static_cast<size_t>(thread)].data();
     const float* first = gated_.data() + (margin_ - depthwise.count / 2 + chunk.begin) * padded;
     kernels_->depthwise(first, count, shape.width, padded, depthwise, hidden);
-    add(thread, convolution.out, hidden, padded, x, count);
+    add(thread, convolution.out, hidden, padded, padded, x, count);
 }
 
 void Encoder::feed_forward(int thread, const FeedForward& forward, float* x, int64_t count) {
     float* hidden = hidden_[static_cast<size_t>(thread)].data();
-    const int64_t wide = forward.expand.blocks * 16;
-    kernels_->product(quantized(thread, x, shape.width, &forward.norm, count), forward.expand, 0, forward.expand.blocks,
-                      {forward.activation, hidden, wide, nullptr, 0});
-    add(thread, forward.contract, hidden, wide, x, count);
+    const int64_t wide = forward.expand.blocks * 16, stride = wide + kPadding;
+    kernels_->product(quantized(thread, x, up(shape.width, 16), shape.width, &forward.norm, count), forward.expand, 0,
+                      forward.expand.blocks, {forward.activation, hidden, stride, nullptr, 0});
+    add(thread, forward.contract, hidden, stride, wide, x, count);
 }
 
-void Encoder::add(int thread, const Matrix& matrix, const float* from, int64_t width, float* x, int64_t count) {
-    kernels_->product(quantized(thread, from, width, nullptr, count), matrix, 0, matrix.blocks,
+void Encoder::add(int thread, const Matrix& matrix, const float* from, int64_t stride, int64_t width, float* x,
+                  int64_t count) {
+    kernels_->product(quantized(thread, from, stride, width, nullptr, count), matrix, 0, matrix.blocks,
                       {Then::add, x, up(shape.width, 16), nullptr, 0});
 }
 
-Tokens Encoder::quantized(int thread, const float* x, int64_t width, const Norm* norm, int64_t count) {
+Tokens Encoder::quantized(int thread, const float* x, int64_t stride, int64_t width, const Norm* norm, int64_t count) {
     Quantized& to = quantized_[static_cast<size_t>(thread)];
-    const int64_t stride = up(width, 16);
-    kernels_->quantize(x, stride, count, width, norm, to.values.data(), stride, to.scale.data());
-    return {to.values.data(), stride, to.scale.data(), count};
+    const int64_t value_stride = up(width, 16);
+    kernels_->quantize(x, stride, count, width, norm, to.values.data(), value_stride, to.scale.data());
+    return {to.values.data(), value_stride, to.scale.data(), count};
 }
 
 }  // namespace sprachbund

@@ -185,6 +185,9 @@ struct Kernels {
     // numbers to channels, with ReLU, `shrink` every channel by itself.
     void (*spread)(const float* const* rows, int64_t count, const Square& square, float* out);
     void (*shrink)(const float* const* rows, int64_t count, const Square& square, float* out);
+    // Tokens of all widths that stay in the cache next to the core while a layer's weights pass by, a multiple of `at_once`,
+    // which is one of how many `product` takes together. The faster it is, the more there must be for each weight.
+    int64_t chunk = 48, at_once = 12;
 };
 
 // Null when the processor or the build has not got it. Names: see `instruction_sets`.

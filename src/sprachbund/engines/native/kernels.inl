@@ -178,11 +178,19 @@ void shrink(const float* const* rows, int64_t count, const Square& s, float* out
     }
 }
 
-// Sixteen consecutive rows of the product belong to one head, as heads are padded to 16.
-INLINE void to_heads(const Heads& h, int64_t token, int64_t block, F16 y) {
-    int64_t per_head = h.width / 16, part = block / (h.heads * per_head);
-    int64_t head = block / per_head % h.heads, group = block % per_head;
-    if (h.parts[part] == 'q') {
+// Sixteen consecutive rows of the product, which belong to one head, as heads are padded to 16.
+struct HeadRows {
+    char part;
+    int64_t head, group;  // of 16 dimensions
+
+    INLINE HeadRows(const Heads& h, int64_t block)
+        : part(h.parts[block / (h.heads * (h.width / 16))]), head(block / (h.width / 16) % h.heads),
+          group(block % (h.width / 16)) {}
+};
+
+INLINE void to_heads(const Heads& h, int64_t token, const HeadRows& rows, F16 y) {
+    const int64_t head = rows.head, group = rows.group;
+    if (rows.part == 'q') {
         const int64_t inside = head * h.width + group * 16, at = token * h.heads * h.width + inside;
         if (h.by_distance) {
             store(h.by_distance + at, to_bf16(y + load<F16>(h.distance_bias + inside)));
@@ -194,7 +202,7 @@ INLINE void to_heads(const Heads& h, int64_t token, int64_t block, F16 y) {
     Halves16 halves = to_bf16(y);
     int64_t position = h.position[token], inside = position % 16;
     int64_t base = ((h.row[token] * h.heads + head) * h.blocks + position / 16) * 16 * h.width + group * 256;
-    if (h.parts[part] == 'k') {
+    if (rows.part == 'k') {
         struct Pairs {
             uint32_t of[8];
         };
@@ -208,7 +216,7 @@ INLINE void to_heads(const Heads& h, int64_t token, int64_t block, F16 y) {
 
 INLINE void emit(const Sink& sink, int64_t token, int64_t block, int64_t rows, F16 y) {
     if (sink.then == Then::heads) {
-        to_heads(*sink.heads, token + sink.first_token, block, y);
+        to_heads(*sink.heads, token + sink.first_token, HeadRows(*sink.heads, block), y);
         return;
     }
     float* at = sink.out + token * sink.stride + block * 16;
@@ -238,9 +246,12 @@ struct Finish {
         : scale(load<F16>(m.scale + of * 16)), bias(load<F16>(m.bias + of * 16)), offset(load<I16>(m.offset + of * 16)),
           block(of), rows(m.rows) {}
 
-    INLINE void operator()(const Tokens& tokens, int64_t token, I16 sums, const Sink& sink) const {
+    INLINE F16 number(const Tokens& tokens, int64_t token, I16 sums) const {
         const F16 exact = __builtin_convertvector(sums - offset, F16);
-        emit(sink, token, block, rows, exact * (scale * tokens.scale[token]) + bias);
+        return exact * (scale * tokens.scale[token]) + bias;
+    }
+    INLINE void operator()(const Tokens& tokens, int64_t token, I16 sums, const Sink& sink) const {
+        emit(sink, token, block, rows, number(tokens, token, sums));
     }
 };
 

@@ -266,9 +266,9 @@ class Encoder {
     void gate(int thread, const Convolution& convolution, const float* x, Range chunk);
     void convolve(int thread, const Convolution& convolution, float* x, Range chunk);
     void feed_forward(int thread, const FeedForward& forward, float* x, int64_t count);
-    // x += matrix * quantize(from)
-    void add(int thread, const Matrix& matrix, const float* from, int64_t width, float* x, int64_t count);
-    Tokens quantized(int thread, const float* x, int64_t width, const Norm* norm, int64_t count);
+    // x += matrix * quantize(from); rows of `from` are `stride` floats apart.
+    void add(int thread, const Matrix& matrix, const float* from, int64_t stride, int64_t width, float* x, int64_t count);
+    Tokens quantized(int thread, const float* x, int64_t stride, int64_t width, const Norm* norm, int64_t count);
 
     const Kernels* kernels_;
     std::shared_ptr<Team> team_;

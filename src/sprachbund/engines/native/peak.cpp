@@ -60,19 +60,22 @@ ROUNDS(dpbusd_512, FOURTEEN(DPBUSD_512))
 ROUNDS(dpbf16_512, FOURTEEN(DPBF16_512))
 END_TARGET
 #if defined(WITH_TILES)
-TARGET("amx-tile,amx-int8")
-void dpbusd_tiles(int64_t rounds) {
-    const TileShapes shapes;
-    settle(&shapes);
-    _tile_loadconfig(&shapes);
-    for (int64_t i = 0; i < rounds; i++) {
-        _tile_dpbusd(0, 4, 6);
-        _tile_dpbusd(1, 4, 7);
-        _tile_dpbusd(2, 5, 6);
-        _tile_dpbusd(3, 5, 7);
+TARGET("amx-tile,amx-int8,amx-bf16")
+#define TILES(NAME, MULTIPLY)               \
+    void NAME(int64_t rounds) {             \
+        const TileShapes shapes;            \
+        settle(&shapes);                    \
+        _tile_loadconfig(&shapes);          \
+        for (int64_t i = 0; i < rounds; i++) { \
+            MULTIPLY(0, 4, 6);              \
+            MULTIPLY(1, 4, 7);              \
+            MULTIPLY(2, 5, 6);              \
+            MULTIPLY(3, 5, 7);              \
+        }                                   \
+        _tile_release();                    \
     }
-    _tile_release();
-}
+TILES(dpbusd_tiles, _tile_dpbusd)
+TILES(dpbf16_tiles, _tile_dpbf16ps)
 END_TARGET
 #endif
 
@@ -81,6 +84,10 @@ END_TARGET
 
 namespace sprachbund {
 
+#if defined(__x86_64__) && defined(WITH_TILES)
+extern const Kernels amx_kernels;
+#endif
+
 namespace {
 
 const RegisterLoop kLoops[] = {
@@ -88,6 +95,7 @@ const RegisterLoop kLoops[] = {
     {"addq, one after another", nullptr, 16, add_chain},
 #if defined(WITH_TILES)
     {"tdpbusd", "amx", 4 * 16 * 16 * 64 * 2, dpbusd_tiles},
+    {"tdpbf16ps", "amx", 4 * 16 * 16 * 32 * 2, dpbf16_tiles},
 #endif
     {"vpdpbusd zmm", "avx512_vnni", 14 * 128, dpbusd_512},
     {"vpdpbusd ymm", "avx_vnni", 14 * 64, dpbusd_256},
@@ -105,8 +113,12 @@ const RegisterLoop kLoops[] = {
 
 std::vector<RegisterLoop> register_loops() {
     std::vector<RegisterLoop> loops;
-    for (const RegisterLoop& loop : kLoops)
+    for (const RegisterLoop& loop : kLoops) {
+#if defined(__x86_64__) && defined(WITH_TILES)
+        if (loop.run == dpbf16_tiles && kernels("amx") != &amx_kernels) continue;
+#endif
         if (!loop.needs || kernels(loop.needs)) loops.push_back(loop);
+    }
     return loops;
 }
 

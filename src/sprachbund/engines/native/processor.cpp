@@ -126,15 +126,16 @@ bool products_agree() {
 
 // One attention, likewise. Scores are exact here and values at most 2. Both ways round their weights to bf16, which
 // moves each by 2^-8 of itself at most, but not to the same numbers.
-bool attentions_agree() {
-    constexpr int64_t kQueries = 37, kPositions = 110, kBlocks = 7, kWidth = 80;
-    std::vector<uint16_t> queries(kQueries * kWidth), keys(kBlocks * 16 * kWidth), values(keys);
+bool attentions_agree(int64_t width) {
+    constexpr int64_t kQueries = 37, kPositions = 110, kBlocks = 7;
+    std::vector<uint16_t> queries(static_cast<size_t>(kQueries * width));
+    std::vector<uint16_t> keys(static_cast<size_t>(kBlocks * 16 * width)), values(keys);
     std::vector<int64_t> lengths(kQueries);
     std::vector<float> sums(queries.size()), other(sums);
     struct alignas(64) Line {
         float of[16];
     };
-    std::vector<Line> scratch(static_cast<size_t>(std::max(attention_scratch(kPositions), many_scratch(kWidth)) / 16));
+    std::vector<Line> scratch(static_cast<size_t>(std::max(attention_scratch(kPositions), many_scratch(width)) / 16));
     Draws draw;
     for (auto* all : {&queries, &keys, &values})
         for (auto& half : *all) {
@@ -145,8 +146,8 @@ bool attentions_agree() {
         }
     for (auto& length : lengths) length = 1 + draw() % kPositions;
     auto attend = [&](const Kernels& k, float* to) {
-        k.attend_many({queries.data(), kWidth, keys.data(), values.data(), lengths.data(), kQueries, kWidth, 0.25f, to,
-                       kWidth, nullptr, 0, scratch.data()->of, nullptr});
+        k.attend_all({queries.data(), width, keys.data(), values.data(), lengths.data(), kQueries, width, 0.25f, to,
+                       width, nullptr, 0, scratch.data()->of, nullptr});
     };
     attend(amx_kernels, sums.data());
     attend(avx512_kernels, other.data());
@@ -158,7 +159,7 @@ bool attentions_agree() {
 // Those with tiles of 8 bits and of bf16, those of 8 bits alone, or none.
 const Kernels* with_tiles() {
     if (!has_avx512() || !has_tiles() || !products_agree()) return nullptr;
-    return has_bf16_tiles() && attentions_agree() ? &amx_kernels : &amx_int8_kernels;
+    return has_bf16_tiles() && attentions_agree(48) && attentions_agree(80) ? &amx_kernels : &amx_int8_kernels;
 }
 #endif
 

@@ -6,12 +6,6 @@
 
 namespace sprachbund {
 
-namespace {
-
-constexpr int64_t kChunk = 48;
-
-}  // namespace
-
 int64_t Stem::frames_after(int64_t frames) const {
     for (const StemLayer& layer : layers_) frames = layer.frames_after(frames);
     return frames;
@@ -29,13 +23,14 @@ void Stem::run(const float* x, int64_t frames, float* out) {
         count = layer.frames_after(count);
     }
     std::copy_n(x, frames * layers_[0].channels, inner_[0].data() + layers_[0].taps / 2 * layers_[0].channels);
-    for (auto& q : quantized_) q.at_least(kChunk, widest);
+    for (auto& q : quantized_) q.at_least(kernels_->chunk, widest);
     team_->run([&](int thread) { work(thread, frames, out); });
     inner_.clear();  // the layers come next and have no use for it
 }
 
 void Stem::work(int thread, int64_t frames, float* out) {
     Quantized& mine = quantized_[static_cast<size_t>(thread)];
+    const int64_t chunk = kernels_->chunk;
     for (size_t i = 0; i < layers_.size(); i++) {
         const StemLayer& layer = layers_[i];
         frames = layer.frames_after(frames);
@@ -43,8 +38,8 @@ void Stem::work(int thread, int64_t frames, float* out) {
         const int64_t wide = layer.taps * layer.channels, next = layer.matrix.blocks * 16;
         float* to = last ? out : inner_[i + 1].data() + layers_[i + 1].taps / 2 * next;
         const Range part = team_->share(thread, frames);
-        for (int64_t at = part.begin; at < part.end; at += kChunk) {
-            const int64_t count = std::min(kChunk, part.end - at), step = layer.stride * layer.channels;
+        for (int64_t at = part.begin; at < part.end; at += chunk) {
+            const int64_t count = std::min(chunk, part.end - at), step = layer.stride * layer.channels;
             kernels_->quantize(inner_[i].data() + at * step, step, count, wide, nullptr, mine.values.data(), wide,
                                mine.scale.data());
             kernels_->product({mine.values.data(), wide, mine.scale.data(), count}, layer.matrix, 0,
