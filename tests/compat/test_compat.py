@@ -46,6 +46,18 @@ def test_short_names_are_those_of_the_catalogue() -> None:
     assert set(NAMES) == set(whisper.available_models())
 
 
+def test_faster_whisper_finds_models_and_reads_recordings() -> None:
+    assert set(NAMES) == set(faster_whisper.available_models())
+    assert Path(faster_whisper.download_model("bundled"), "card.json").is_file()
+    with pytest.raises(SprachbundError, match=r"output_dir='models' of faster-whisper is not served"):
+        faster_whisper.download_model("tiny", "models")
+    with RECORDING.open("rb") as file:
+        assert np.array_equal(faster_whisper.decode_audio(file), load_audio(RECORDING))
+    assert np.array_equal(faster_whisper.decode_audio(str(RECORDING)), load_audio(RECORDING))
+    with pytest.raises(SprachbundError, match="split_stereo=True"):
+        faster_whisper.decode_audio(str(RECORDING), split_stereo=True)
+
+
 def test_openai_whisper_gives_its_dictionary(openai: whisper.Whisper, short: np.ndarray) -> None:
     result = openai.transcribe(short, language="en", word_timestamps=True, fp16=False)
     expected = openai.model.transcribe(short, source="en", sample_rate=16_000)

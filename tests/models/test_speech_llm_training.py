@@ -167,6 +167,6 @@ def test_shards_with_frozen_weights_in_16_bits_train_as_copies(tmp_path: Path, e
     compared = [name for name in trained if ".experts." not in name]
     moved = sum(float((copies[name] - start[name]).square().sum()) for name in compared)
     apart = sum(float((copies[name] - shards[name]).square().sum()) for name in compared)
-    # Processors that multiply bf16 in tiles round to other numbers where rows lie elsewhere. AdamW divides a gradient by its
-    # size, so the share of elements that are smaller than a rounding, about 2^-8, may move anywhere.
+    # Processors that multiply bf16 in tiles round to other numbers where rows lie elsewhere. AdamW divides a gradient
+    # by its size, so the share of elements that are smaller than a rounding, about 2^-8, may move anywhere.
     assert apart < 2**-8 * moved

@@ -7,6 +7,7 @@ for segment in segments:
     print(segment.start, segment.end, segment.text)
 
 `BatchedInferencePipeline(model=model).transcribe("talk.wav", batch_size=16)` takes more spans of speech at a time.
+`available_models`, `download_model` and `decode_audio` are here too.
 
 Arguments that are not served are errors, unless they are at faster-whisper's default. In `transcribe`, these have no
 effect: `vad_filter` (speech is always found first), `condition_on_previous_text` (spans are decoded apart from each
@@ -29,6 +30,7 @@ from torch import Tensor
 
 from sprachbund.api import load
 from sprachbund.audio.constants import SAMPLE_RATE
+from sprachbund.audio.load import load as _load_audio
 from sprachbund.audio.load import open_audio
 from sprachbund.audio.span_options import SpanOptions
 from sprachbund.audio.spans import iter_speech_spans
@@ -51,6 +53,7 @@ from sprachbund.decoding.languages import language_posterior
 from sprachbund.decoding.options import DecodingOptions, why_no_beam
 from sprachbund.engines.options import ENGINE_DEVICES, EngineChoice
 from sprachbund.errors import SprachbundError
+from sprachbund.models.hub import locate
 from sprachbund.util.devices import CPU
 
 _PACKAGE = "faster-whisper"
@@ -140,6 +143,68 @@ class TranscriptionInfo:
     vad_options: SpanOptions
 
 
+def available_models() -> list[str]:
+    """Names that `WhisperModel` takes beside directories and names on the hub."""
+    return list(NAMES)
+
+
+def download_model(
+    size_or_id: str,
+    output_dir: str | None = None,
+    local_files_only: bool = False,
+    cache_dir: str | None = None,
+    revision: str | None = None,
+    use_auth_token: str | bool | None = None,
+) -> str:
+    """Download a model, unless it is there already.
+
+    Args:
+        size_or_id: as for `WhisperModel`.
+        output_dir: not served; HF_HOME says where downloads are kept.
+        local_files_only: never use the network.
+        cache_dir: not served, as `output_dir`.
+        revision: not served; the newest is taken.
+        use_auth_token: not served; HF_TOKEN has it.
+
+    Returns:
+        The model's directory.
+
+    Raises:
+        SprachbundError: there is no such model, or an argument is not served.
+    """
+    given = {
+        "output_dir": output_dir,
+        "cache_dir": cache_dir,
+        "revision": revision,
+        "use_auth_token": use_auth_token,
+    }
+    refuse(_PACKAGE, given, dict.fromkeys(given))
+    return str(locate(_model_name(size_or_id), offline=local_files_only))
+
+
+def decode_audio(
+    input_file: str | BinaryIO, sampling_rate: int = SAMPLE_RATE, split_stereo: bool = False
+) -> NDArray[np.float32]:
+    """Samples (N,) of a recording, 16 kHz mono.
+
+    Args:
+        input_file: a path or a binary file.
+        sampling_rate: 16000; others are not served.
+        split_stereo: not served.
+
+    Raises:
+        SprachbundError: a file that cannot be read, or an argument is not served.
+    """
+    given = {"sampling_rate": sampling_rate, "split_stereo": split_stereo}
+    refuse(_PACKAGE, given, {"sampling_rate": SAMPLE_RATE, "split_stereo": False})
+    return _load_audio(input_file)
+
+
+def _model_name(size_or_id: str) -> str:
+    """What `sprachbund.load` takes; a directory comes first, as there."""
+    return size_or_id if os.path.isdir(size_or_id) else NAMES.get(size_or_id, size_or_id)
+
+
 class WhisperModel:
     """A loaded model.
 
@@ -188,10 +253,7 @@ class WhisperModel:
         if chosen == "cuda":
             chosen = f"cuda:{device_index}"
         self.model = load(
-            # A directory comes first, as there.
-            model_size_or_path
-            if os.path.isdir(model_size_or_path)
-            else NAMES.get(model_size_or_path, model_size_or_path),
+            _model_name(model_size_or_path),
             offline=local_files_only,
             engine=engine,
             threads=cpu_threads or None,
