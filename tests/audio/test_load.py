@@ -52,6 +52,29 @@ def test_lossless_files(tmp_path: Path, name: str, options: dict[str, str]) -> N
     assert source.warnings == []
 
 
+CANCEL = "its channels cancel each other out; save one of them alone"
+
+
+@pytest.mark.parametrize(
+    ("second", "warnings"), [(-1.0, [CANCEL]), (-0.99, [CANCEL]), (-0.5, []), (0.0, []), (1.0, [])]
+)
+def test_channels_that_cancel_each_other_are_named(
+    tmp_path: Path, second: float, warnings: list[str]
+) -> None:
+    channels = np.outer(melody(SAMPLE_RATE), np.array([1.0, second], np.float32))
+    path = write(tmp_path / "a.wav", samples=channels)
+    sources = {str(path): open_audio(path), "the array of samples": open_audio(channels, SAMPLE_RATE)}
+    for name, source in sources.items():
+        heard = np.concatenate(list(source.blocks()))
+        np.testing.assert_allclose(heard, channels.mean(axis=1), atol=1e-4)
+        assert source.warnings == [f"{name}: {warning}" for warning in warnings]
+    with path.open("rb") as file:
+        decoder = FfmpegDecoder(file, "a.wav", has_length=True)
+        heard = np.concatenate([chunk for _, chunk in decoder.chunks()])
+    np.testing.assert_allclose(heard, channels.mean(axis=1), atol=1e-4)
+    assert decoder.warnings == [f"a.wav: {warning}" for warning in warnings]
+
+
 @pytest.mark.parametrize(("subtype", "least"), [("ULAW", 0.999), ("GSM610", 0.95), ("PCM_U8", 0.999)])
 def test_telephone_wavs(tmp_path: Path, subtype: str, least: float) -> None:
     assert_melody(load(write(tmp_path / "a.wav", 8000, subtype=subtype)), least=least)

@@ -17,7 +17,7 @@ import numpy as np
 
 from sprachbund.audio.constants import MAX_CHANNELS
 from sprachbund.errors import SprachbundError
-from sprachbund.util.arrays import Samples
+from sprachbund.util.arrays import FloatArray, Samples
 
 CHUNK_FRAMES = 1 << 16
 _FLAC_CHUNK_FRAMES = 1 << 13  # damage costs the whole chunk it is in: here about 0.2 s
@@ -41,6 +41,29 @@ _CONTAINERS = (
     "oma", "gsm", "nistsphere", "ircam", "pvf", "paf", "sox", "avr", "xwma",
 )  # fmt: skip
 _NO_PROTOCOL = "none"  # FFmpeg has no protocol of this name
+
+
+class Downmix:
+    """Means of channels, and whether these were each other's opposites, of which nothing is left."""
+
+    def __init__(self) -> None:
+        self._channels, self._mean = 0.0, 0.0
+
+    def mono(self, samples: FloatArray) -> Samples:
+        """The mean (N,) of channels (N, C)."""
+        with np.errstate(invalid="ignore"):  # the reader reports values that are not finite
+            mean = np.asarray(samples.mean(axis=1, dtype=np.float32))
+        if samples.shape[1] > 1:
+            self._channels += float(np.vdot(samples, samples)) / samples.shape[1]
+            self._mean += float(np.vdot(mean, mean))
+        return mean
+
+    @property
+    def warning(self) -> str | None:
+        """What to say of all that was heard; None unless less than a thousandth of its energy is left."""
+        if self._mean >= 1e-3 * self._channels:
+            return None
+        return "its channels cancel each other out; save one of them alone"
 
 
 @runtime_checkable
@@ -351,19 +374,19 @@ class SndfileDecoder:
 
         position = self._file.tell() if self._file.seekable() else 0
         size = _FLAC_CHUNK_FRAMES if self._file.format == "FLAC" else CHUNK_FRAMES
+        downmix = Downmix()
         try:
             while len(chunk := self._file.read(size, dtype="float32", always_2d=True)):
                 self._check_reading()
                 position += len(chunk)
-                with np.errstate(invalid="ignore"):  # the reader reports values that are not finite
-                    mono = chunk.mean(axis=1, dtype=np.float32)
-                yield self._rate, mono
+                yield self._rate, downmix.mono(chunk)
             self._check_reading()
         except soundfile.LibsndfileError:
             self._check_reading()
             self._warn(f"damaged at {position / self._rate:.2f} s; only what comes before is used")
         else:
             self._warn(shortfall(position / self._rate, self.duration_s))
+            self._warn(downmix.warning)
         finally:
             self.close()
 
@@ -446,6 +469,7 @@ class FfmpegDecoder:
     def chunks(self) -> Iterator[tuple[int, Samples]]:
         """Yield mono chunks, with silence where time passes without audio: before it, in holes, for damage."""
         jumps: list[tuple[float, float]] = []
+        downmix = Downmix()
         try:
             for frame in self._frames():
                 self._check_channels(frame.layout.nb_channels)  # they may change on the way
@@ -453,7 +477,7 @@ class FfmpegDecoder:
                     raise SprachbundError(
                         f"{self._name} states a sample rate of {frame.sample_rate} Hz; export it again"
                     )
-                for samples in chain(self._gap(frame, jumps), [self._mono(frame)]):
+                for samples in chain(self._gap(frame, jumps), [downmix.mono(self._floats(frame))]):
                     self._decoded_s += len(samples) / frame.sample_rate
                     yield frame.sample_rate, samples
         finally:
@@ -477,8 +501,9 @@ class FfmpegDecoder:
                 "the jump is left out"
             )
         missing = shortfall(self._decoded_s, self._promised_s) or self._file.damage(self._decoded_s)
-        if missing is not None:
-            self.warnings.append(f"{self._name}: {missing}")
+        self.warnings += [
+            f"{self._name}: {warning}" for warning in (missing, downmix.warning) if warning is not None
+        ]
 
     def _frames(self) -> Iterator[Any]:
         """Decoded frames; the times of packets that could not be decoded are added to ``damaged_s``."""
@@ -497,11 +522,11 @@ class FfmpegDecoder:
             self.damaged_s.append(self._decoded_s)
         self._file.check(self._name)
 
-    def _mono(self, frame: Any) -> Samples:
+    def _floats(self, frame: Any) -> FloatArray:
         import av
 
         try:
-            return _mono(frame)
+            return _floats(frame)
         except (
             av.error.FFmpegError,
             ValueError,
@@ -591,8 +616,8 @@ def _undecodable(head: bytes | None) -> str:
     return f"is not audio that can be decoded (it starts with {head[:16]!r}); {advice}"
 
 
-def _mono(frame: Any) -> Samples:
-    """Mean of the channels of a PyAV frame of any sample format."""
+def _floats(frame: Any) -> FloatArray:
+    """Channels (N, C) of a PyAV frame of any sample format."""
     import av
 
     channels = frame.layout.nb_channels
@@ -600,6 +625,4 @@ def _mono(frame: Any) -> Samples:
     wanted = "fltp" if channels < 8 else "flt"
     if frame.format.name != wanted:
         frame = av.AudioResampler(format=wanted).resample(frame)[0]
-    planes = frame.to_ndarray().reshape(-1, channels).T if wanted == "flt" else frame.to_ndarray()
-    with np.errstate(invalid="ignore"):  # the reader reports values that are not finite
-        return np.asarray(planes.mean(axis=0, dtype=np.float32))
+    return frame.to_ndarray().reshape(-1, channels) if wanted == "flt" else frame.to_ndarray().T

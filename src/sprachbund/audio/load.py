@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sprachbund.audio.constants import LOUDEST, MAX_CHANNELS, SAMPLE_RATE, WINDOW_S
-from sprachbund.audio.decoders import CHUNK_FRAMES, AudioDecoder, open_decoder
+from sprachbund.audio.decoders import CHUNK_FRAMES, AudioDecoder, Downmix, open_decoder
 from sprachbund.audio.isolated import IsolatedDecoder
 from sprachbund.audio.sandbox import DecodingLimits
 from sprachbund.errors import SprachbundError
@@ -34,6 +34,7 @@ _MARGIN_S = (
     0.25  # resampled before a start in the middle, so that the filter has settled; it rings for about 0.01 s
 )
 _QUALITY = "HQ"
+_ARRAY = "the array of samples"  # its name in errors and warnings
 
 
 class AudioSource(ABC):
@@ -413,8 +414,12 @@ class _ArrayDecoder:
         return 0.0
 
     def chunks(self) -> Iterator[tuple[int, Samples]]:
+        downmix = Downmix()
         for begin in range(0, len(self._samples), CHUNK_FRAMES):
-            yield self._rate, _mono_floats(self._samples[begin : begin + CHUNK_FRAMES])
+            floats = as_floats(self._samples[begin : begin + CHUNK_FRAMES])
+            yield self._rate, floats if floats.ndim == 1 else downmix.mono(floats)
+        if downmix.warning is not None:
+            self.warnings.append(f"{_ARRAY}: {downmix.warning}")
 
     def close(self) -> None:
         pass
@@ -435,13 +440,8 @@ def as_floats(samples: NDArray[Any]) -> FloatArray:
     return samples.astype(np.float32, copy=False)
 
 
-def _mono_floats(samples: NDArray[Any]) -> Samples:
-    floats = as_floats(samples)
-    return floats if floats.ndim == 1 else floats.mean(axis=1, dtype=np.float32)
-
-
 def _array_source(samples: NDArray[Any], sample_rate: int | None) -> AudioSource:
-    name = "the array of samples"
+    name = _ARRAY
     if sample_rate is None:
         raise SprachbundError(f"{name} comes without a sample rate; give sample_rate in Hz")
     if not isinstance(sample_rate, Real) or not 1 <= sample_rate < math.inf:

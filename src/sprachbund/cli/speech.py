@@ -809,7 +809,7 @@ def _one_file(ready: _Ready, file: str) -> None:
     _warn(file, translations, damage, as_json=job.output.as_json)
     if damage:
         raise DamagedAudioError(
-            f"{'; '.join(damage)}; the result is of what could be read; copy it again for the rest"
+            f"{'; '.join(damage)}; the result is of what could be read; save or copy it again for the rest"
         )
 
 
