@@ -154,11 +154,12 @@ struct ProductByTiles {
     template <bool TWO_BLOCKS>
     INLINE void blocks(int64_t block, Ahead& ahead) {
         const int64_t whole = tokens.count / (2 * kTileRows) * (2 * kTileRows), rest = tokens.count - whole;
-        if (whole && rest) shape_tiles(kTileRows, kTileRows);
+        const bool partly = rest % kTileRows != 0;  // else tiles stay as `run` has shaped them, which takes long
+        if (whole && partly) shape_tiles(kTileRows, kTileRows);
         for (int64_t token = 0; token < whole; token += 2 * kTileRows)
             tiles<true, TWO_BLOCKS>(token, 2 * kTileRows, block, ahead);
         if (!rest) return;
-        shape_tiles(rest < kTileRows ? rest : kTileRows, rest > kTileRows ? rest - kTileRows : kTileRows);
+        if (partly) shape_tiles(rest < kTileRows ? rest : kTileRows, rest > kTileRows ? rest - kTileRows : kTileRows);
         if (rest > kTileRows) tiles<true, TWO_BLOCKS>(whole, rest, block, ahead);
         if (rest <= kTileRows) tiles<false, TWO_BLOCKS>(whole, rest, block, ahead);
     }
@@ -408,7 +409,7 @@ namespace sprachbund {
 extern const Kernels amx_kernels, amx_int8_kernels;
 constexpr Kernels with_larger_chunks(Kernels kernels) {
     kernels.chunk = 192;
-    kernels.at_once = 2 * kTileRows;
+    kernels.at_once = kTileRows;
     return kernels;
 }
 const Kernels amx_kernels =
